@@ -1,0 +1,17 @@
+"""float64 throughout, shapes checked at run time, and Hypothesis without a clock."""
+
+import jax
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+
+# Every annotated function of minilm is checked against its own letters, in the tests only.
+install_import_hook("minilm", "beartype.beartype")
+
+# A first example compiles for seconds, so time is no sign of trouble; shrinking still is worth its time.
+settings.register_profile(
+    "minilm", deadline=None, max_examples=20, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("thorough", parent=settings.get_profile("minilm"), max_examples=200, derandomize=False)
+settings.load_profile("minilm")

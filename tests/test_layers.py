@@ -1,0 +1,141 @@
+"""The laws that every layer obeys, run on every record of the table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.records import all_records
+from tests.tolerances import DIFFERENCE, FORMULA, LAYER, assert_close
+
+RECORDS = all_records()
+STEP = 1e-5
+
+
+def every(records):
+    return pytest.mark.parametrize("record", records, ids=[record.name for record in records])
+
+
+def differentiable(records):
+    return [record for record in records if record.backward is not None]
+
+
+def is_float(leaf):
+    return np.issubdtype(np.asarray(leaf).dtype, np.floating)
+
+
+def split(arguments):
+    """The float leaves, which have gradients, and a function that puts them back between the others."""
+    leaves, structure = jax.tree.flatten(arguments)
+    floats = [leaf for leaf in leaves if is_float(leaf)]
+
+    def join(floats):
+        remaining = iter(floats)
+        return jax.tree.unflatten(structure, [next(remaining) if is_float(leaf) else leaf for leaf in leaves])
+
+    return floats, join
+
+
+def cast(arguments, dtype):
+    """To JAX arrays, the floats among them in `dtype`."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else jnp.asarray(leaf), arguments)
+
+
+def cotangents(data, out):
+    """A random gradient of a random scalar with respect to `out`, in its structure."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31 - 1), label="cotangent seed"))
+    return jax.tree.map(lambda leaf: rng.standard_normal(np.shape(leaf)), out)
+
+
+def reference_gradients(record, saved, d_out, arguments):
+    """The hand-derived gradients of the float leaves, in order; a gradient given as None stands for zero."""
+    gradients = record.backward(saved, d_out)
+    gradients = gradients if len(arguments) > 1 or type(gradients) is tuple else (gradients,)
+    found = []
+    for argument, gradient in zip(arguments, gradients, strict=True):
+        leaves, structure = jax.tree.flatten(argument)
+        filled = [np.zeros(np.shape(leaf)) for leaf in leaves] if gradient is None else structure.flatten_up_to(gradient)
+        found += [g for leaf, g in zip(leaves, filled, strict=True) if is_float(leaf)]
+    return found
+
+
+@every(RECORDS)
+@given(data=st.data())
+def test_layer_equals_its_reference(record, data):
+    arguments = data.draw(record.arguments)
+    expected, _ = record.reference(*arguments, **record.static)
+    assert_close(record.layer(*cast(arguments, jnp.float64), **record.static), expected, FORMULA)
+
+
+@every(differentiable(RECORDS))
+@given(data=st.data())
+def test_gradient_equals_the_hand_derived_one(record, data):
+    arguments = data.draw(record.arguments)
+    out, saved = record.reference(*arguments, **record.static)
+    d_out = cotangents(data, out)
+    floats, join = split(cast(arguments, jnp.float64))
+    _, vjp = jax.vjp(lambda floats: record.layer(*join(floats), **record.static), floats)
+    (actual,) = vjp(cast(d_out, jnp.float64))
+    assert_close(actual, reference_gradients(record, saved, d_out, arguments), FORMULA)
+
+
+@every([record for record in differentiable(RECORDS) if record.smooth])
+@given(data=st.data())
+def test_reference_gradient_equals_central_differences(record, data):
+    arguments = data.draw(record.arguments)
+    out, saved = record.reference(*arguments, **record.static)
+    d_out = cotangents(data, out)
+    floats, join = split(arguments)
+    gradients = reference_gradients(record, saved, d_out, arguments)
+    direction = cotangents(data, floats)
+
+    def along(h):
+        moved, _ = record.reference(*join([x + h * v for x, v in zip(floats, direction, strict=True)]), **record.static)
+        return sum(np.vdot(d, y) for d, y in zip(jax.tree.leaves(d_out), jax.tree.leaves(moved), strict=True))
+
+    terms = [np.vdot(g, v) for g, v in zip(gradients, direction, strict=True)]
+    magnitude = sum(np.vdot(np.abs(g), np.abs(v)) for g, v in zip(gradients, direction, strict=True))
+    magnitude += sum(np.vdot(np.abs(d), np.abs(y)) for d, y in zip(jax.tree.leaves(d_out), jax.tree.leaves(out), strict=True))
+    difference = (along(STEP) - along(-STEP)) / (2 * STEP)
+    assert_close([sum(terms), magnitude], [difference, magnitude], DIFFERENCE)
+
+
+@every(RECORDS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64], ids=["bf16", "f32", "f64"])
+@settings(max_examples=6)
+@given(data=st.data())
+def test_layer_preserves_its_dtype_and_stays_close_in_it(record, dtype, data):
+    rounded = cast(data.draw(record.arguments), dtype)
+    actual = record.layer(*rounded, **record.static)
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual) if jnp.issubdtype(leaf.dtype, jnp.floating)} <= {jnp.dtype(dtype)}
+    if record.precise:
+        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else np.asarray(leaf), rounded)
+        expected, _ = record.reference(*exact, **record.static)
+        assert_close(actual, expected, max(LAYER, FORMULA * (dtype == jnp.float64)), dtype)
+
+
+@every([record for record in RECORDS if record.batched is not None])
+@given(data=st.data())
+def test_a_batch_equals_one_by_one(record, data):
+    arguments = list(cast(data.draw(record.arguments), jnp.float64))
+    x = arguments[record.batched]
+
+    def apply(x):
+        return record.layer(*arguments[: record.batched], x, *arguments[record.batched + 1 :], **record.static)
+
+    batch = jnp.stack([x, 2 * x + 1, -x])
+    assert_close(apply(batch), jax.tree.map(lambda *rows: jnp.stack(rows), *map(apply, batch)), FORMULA)
+
+
+@pytest.mark.parametrize(
+    ("record", "oracle"),
+    [(record, oracle) for record in RECORDS for oracle in record.oracles],
+    ids=[f"{record.name}-{oracle}" for record in RECORDS for oracle in record.oracles],
+)
+@given(data=st.data())
+def test_layer_equals_an_independent_oracle(record, oracle, data):
+    arguments = data.draw(record.arguments)
+    expected = record.oracles[oracle](*arguments, **record.static)
+    assert_close(record.layer(*cast(arguments, jnp.float64), **record.static), expected, FORMULA)

@@ -1,9 +1,9 @@
 r"""GPT-2 (Radford et al., 2019): a decoder-only Transformer with learned positions and pre-norm blocks.
 
-    x = E[tokens] + P[positions]
-    x = x + attention(norm(x))          for each block: mix positions causally,
-    x = x + feed_forward(norm(x))       then transform each position alone
-    logits = norm(x) Eᵀ                 the embedding, transposed, reads the answer out
+x = E[tokens] + P[positions]
+x = x + attention(norm(x))          for each block: mix positions causally,
+x = x + feed_forward(norm(x))       then transform each position alone
+logits = norm(x) Eᵀ                 the embedding, transposed, reads the answer out
 """
 
 import math
@@ -69,7 +69,9 @@ def init(key, config: Config) -> Params:
     def init_block(key):
         attention_key, mlp_key = jax.random.split(key)
         k = d // config.n_heads
-        attention = init_multi_head(attention_key, d, g=config.n_heads, r=1, k=k, v=k, deviation=deviation, out_deviation=residual)
+        attention = init_multi_head(
+            attention_key, d, g=config.n_heads, r=1, k=k, v=k, deviation=deviation, out_deviation=residual
+        )
         feed_forward = init_mlp(mlp_key, d, 4 * d, deviation=deviation, out_deviation=residual)
         return BlockParams(init_layer_norm(d), attention, init_layer_norm(d), feed_forward)
 

@@ -1,0 +1,100 @@
+"""How every benchmark here measures: one pinned thread, CPU time, candidates taken in turn, medians, ratios.
+
+    import benchmarks.measure as measure
+    measure.pin()                                  # before jax or torch is imported
+    times = measure.compare({"minilm": f, "torch": g})
+    measure.write("recurrent", rows)
+
+Taken in turn (A B C A B C ...) a drift of the machine hits all candidates alike, and a ratio survives it. A ratio is
+the median over rounds of the two times of the same round.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("minilm", "jax", "jaxlib", "numpy", "optax", "flax", "torch", "tokenizers", "tiktoken")
+
+
+def pin(cpu: int = 0):
+    """Hold this process to one core and every library to one thread. Call it before they are imported."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cpu})
+
+
+def compare(candidates, *, rounds: int = 15, warmup: int = 2, seconds: float = 60.0):
+    """CPU seconds of each candidate, round by round: name -> list. Stops early when `seconds` of CPU are spent.
+
+    A candidate is a function without arguments that returns only when its work is done.
+    """
+    for function in candidates.values():
+        for _ in range(warmup):
+            function()
+    times = {name: [] for name in candidates}
+    begun = time.process_time()
+    for _ in range(rounds):
+        for name, function in candidates.items():
+            start = time.process_time()
+            function()
+            times[name].append(time.process_time() - start)
+        if time.process_time() - begun > seconds:
+            break
+    return times
+
+
+def median(times):
+    """The median of one candidate's times."""
+    return statistics.median(times)
+
+
+def speed(times, name, peer):
+    """How many times as fast `name` is as `peer`: the median over rounds of peer's time by its own."""
+    return statistics.median(b / a for a, b in zip(times[name], times[peer], strict=True))
+
+
+def environment() -> dict:
+    """Versions and hardware, as they stand beside every figure."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def write(benchmark: str, rows: list[dict], command: str) -> Path:
+    """Save rows, the environment and the command that made them to `benchmarks/results/<benchmark>.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{benchmark}.json"
+    record = {"benchmark": benchmark, "command": command, "environment": environment(), "rows": rows}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    return path
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
+    extensions = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{name} ({', '.join(extensions)})"

@@ -6,7 +6,6 @@ through the cast: gradients arrive in float32, on float32 parameters.
 """
 
 import jax
-import jax.numpy as jnp
 
 
 def is_weight(path) -> bool:
@@ -30,7 +29,7 @@ def cast_weights(params, dtype):
     place of the absent `unembedding`, and the gradients of both add up in the embedding.
 
     >>> from minilm.layers.linear import init_linear
-    >>> [leaf.dtype.name for leaf in cast_weights(init_linear(jax.random.key(0), 3, 5), jnp.bfloat16)]
+    >>> [leaf.dtype.name for leaf in cast_weights(init_linear(jax.random.key(0), 3, 5), 'bfloat16')]
     ['bfloat16', 'float32']
     """
     if getattr(params, "embedding", None) is not None and getattr(params, "unembedding", False) is None:

@@ -23,7 +23,7 @@ class Record:
     arguments  draws the positional arguments, as float64 (and integer) NumPy arrays in their own containers
     static     keyword arguments, the same for both
     batched    which positional argument takes leading axes (the law "a batch equals one by one"); None if none does
-    oracles    independent implementations, name -> function of the same arguments; each gives the float64 output
+    oracles    independent implementations, package -> function of the same arguments; each gives the float64 output
     smooth     False where central differences do not apply (a kink, a table look-up)
     precise    False where a lower precision has no simple bound (an argument that is itself rounded, as an angle)
     """

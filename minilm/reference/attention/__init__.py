@@ -1,1 +1,1 @@
-"""TODO"""
+"""Attention in NumPy, number by number."""

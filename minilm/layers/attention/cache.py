@@ -1,0 +1,62 @@
+"""The keys and values of tokens already read, so that the next ones need not compute them again."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from minilm.shapes import Tokens
+
+
+class KVCache(NamedTuple):
+    """Slots for keys and values of one sequence, and where their tokens stand; a slot at position −1 is empty."""
+
+    k: Float[Array, "g s k"]
+    v: Float[Array, "g s v"]
+    tokens: Tokens
+
+
+def init_cache(params, size: int, dtype=None) -> KVCache:
+    """An empty cache of `size` slots for an attention layer of these parameters, in its weights' dtype unless given.
+
+    A window may roll through a cache smaller than the sequence. While a chunk is read, its last token is already
+    written and its first still looks `window − 1` back, so the cache needs `size >= window + chunk − 1`.
+    """
+    (_, g, k), (_, _, v) = params.w_k.shape, params.w_v.shape
+    dtype = params.w_k.dtype if dtype is None else dtype
+    empty = Tokens(jnp.full(size, -1, jnp.int32), jnp.zeros(size, jnp.int32))
+    return KVCache(k=jnp.zeros((g, size, k), dtype), v=jnp.zeros((g, size, v), dtype), tokens=empty)
+
+
+@jax.jit
+def append(cache: KVCache, k: Float[Array, "g t k"], v: Float[Array, "g t v"], tokens: Tokens) -> KVCache:
+    r"""Write a chunk of one sequence into the cache, over the oldest slots once it is full.
+
+    $$ \mathrm{slot}(p) = p \bmod \mathit{size} $$
+
+    Padding, at position −1, is written nowhere. (−1 mod size would be the last slot.)
+
+    Args:
+      cache: `size` slots.
+      k, v: the chunk's keys `(g, t, k)` and values `(g, t, v)`.
+      tokens: where its t tokens stand.
+    Returns:
+      the cache with the chunk in it.
+    Raises:
+      ValueError: for a chunk longer than the cache, two of whose tokens would share a slot.
+
+    Reference: `minilm.reference.attention.cache.append`.
+    """
+    size, t = cache.tokens.position.shape[0], tokens.position.shape[0]
+    if t > size:
+        raise ValueError(f"a chunk of {t} tokens does not fit a cache of {size} slots: read it in smaller chunks")
+    slot = jnp.where(tokens.position >= 0, tokens.position % size, size)
+
+    def write(slots, new, axis=0):
+        index = (slice(None),) * axis + (slot,)
+        return slots.at[index].set(new.astype(slots.dtype), mode="drop")
+
+    return KVCache(
+        k=write(cache.k, k, axis=1), v=write(cache.v, v, axis=1), tokens=jax.tree.map(write, cache.tokens, tokens)
+    )

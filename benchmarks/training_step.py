@@ -1,0 +1,123 @@
+"""How fast is a training step of GPT-2 on one CPU core, beside PyTorch's and Flax's?
+
+    python -m benchmarks.training_step [--rounds 9] [--size small|large]
+
+Every candidate takes the same AdamW step, clipped, in the same sizes on the same tokens, as its users would write it
+(`benchmarks/peers`). minilm stands twice: one step a call, and ten steps scanned in one call, as `minilm train` runs.
+All of them run twice, with the C library's allocator as it comes and tuned for all alike.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from functools import partial
+
+from benchmarks import measure
+
+SIZES = {
+    "small": {"layers": 4, "heads": 4, "d": 128, "context": 64, "batch": 12, "vocab": 2048},
+    "large": {"layers": 6, "heads": 6, "d": 384, "context": 256, "batch": 4, "vocab": 2048},
+}
+SCANNED = 10
+
+
+def minilm_stepper(vocab, context, layers, heads, d, *, dtype="float32"):
+    """A function (tokens, targets) -> losses; its batches have a leading axis of steps."""
+    import jax
+    import numpy as np
+
+    from minilm.config import OptimizerConfig
+    from minilm.data.batching import Batch
+    from minilm.models import gpt
+    from minilm.training import in_precision, init_state, make_optimizer, make_step
+
+    config = gpt.Config(vocab_size=vocab, context_length=context, n_layers=layers, n_heads=heads, d_model=d)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup_steps=1), steps=1000)
+    update = make_step(in_precision(partial(gpt.loss, config=config), dtype), optimizer, seed=0)
+    state = init_state(gpt.init(jax.random.key(0), config), optimizer)
+
+    def step(tokens, targets):
+        nonlocal state
+        tokens, targets = (x.reshape(-1, 1, *x.shape[-2:]) for x in (tokens, targets))
+        state, metrics = update(state, Batch(tokens, targets, np.ones(tokens.shape, np.float32)))
+        return np.asarray(metrics["loss"])
+
+    return step
+
+
+def measured(size: str, rounds: int) -> dict:
+    """CPU seconds a step of every candidate, as medians, and speeds relative to eager PyTorch in float32."""
+    import numpy as np
+
+    from benchmarks.peers import linen_gpt, nnx_gpt, torch_gpt
+
+    shape = dict(SIZES[size])
+    batch = shape.pop("batch")
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, shape["vocab"], (SCANNED, batch, shape["context"] + 1))
+    x, y = tokens[..., :-1].astype(np.int32), tokens[..., 1:].astype(np.int32)
+    long = x.astype(np.int64), y.astype(np.int64)
+
+    steppers = {
+        "torch": (torch_gpt.stepper(**shape), *long),
+        "torch bf16 autocast": (torch_gpt.stepper(**shape, autocast=True), *long),
+        "flax linen": (linen_gpt.stepper(**shape), x, y),
+        "flax nnx": (nnx_gpt.stepper(**shape), x, y),
+        "minilm": (minilm_stepper(**shape), x, y),
+        "minilm bf16": (minilm_stepper(**shape, dtype="bfloat16"), x, y),
+    }
+
+    def steps(function, x, y):
+        return lambda: [function(x[j], y[j]) for j in range(SCANNED)]
+
+    candidates = {name: steps(*parts) for name, parts in steppers.items()}
+    for name, dtype in {"minilm scanned": "float32", "minilm scanned bf16": "bfloat16"}.items():
+        candidates[name] = partial(minilm_stepper(**shape, dtype=dtype), x, y)
+    times = measure.compare(candidates, rounds=rounds, warmup=1, seconds=400)
+    return {
+        name: {
+            "ms": round(measure.median(times[name]) / SCANNED * 1e3, 2),
+            "speed_vs_torch": round(measure.speed(times, name, "torch"), 3),
+        }
+        for name in candidates
+    }
+
+
+def main():
+    """Measure both sizes, each with both allocators in a process of its own, print the table and save it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--size", choices=SIZES, help="only this size")
+    parser.add_argument("--worker", choices=["plain", "tuned"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    measure.pin()
+    if arguments.worker:
+        if arguments.worker == "tuned":
+            from minilm.allocator import tune
+
+            tune()
+        print(json.dumps(measured(arguments.size, arguments.rounds)))
+        return
+
+    rows = []
+    for size in [arguments.size] if arguments.size else SIZES:
+        columns = {}
+        for allocator in ("plain", "tuned"):
+            command = [sys.executable, "-m", "benchmarks.training_step", "--size", size, "--worker", allocator]
+            command += ["--rounds", str(arguments.rounds)]
+            columns[allocator] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        print(f"\n{size}: {SIZES[size]}\n{'':22}{'ms':>9}{'× torch':>9}{'ms tuned':>10}{'× torch':>9}")
+        for name in columns["plain"]:
+            row = {"size": size, "candidate": name} | {
+                f"{key}_{a}": columns[a][name][key] for a in columns for key in columns[a][name]
+            }
+            rows.append(row)
+            print(
+                f"{name:22}{row['ms_plain']:9.1f}{row['speed_vs_torch_plain']:9.2f}{row['ms_tuned']:10.1f}{row['speed_vs_torch_tuned']:9.2f}"
+            )
+    measure.write("training_step", rows, "python -m benchmarks.training_step")
+
+
+if __name__ == "__main__":
+    main()

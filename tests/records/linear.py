@@ -1,6 +1,6 @@
 from hypothesis import strategies as st
 
-from minilm.layers import linear
+from minilm.layers.linear import LinearParams, linear, matmul
 from minilm.reference import linear as reference
 from tests.records import Record
 from tests.strategies import arrays, sizes, weights
@@ -12,7 +12,7 @@ SIZES = sizes(((), 3, 5), ((2,), 4, 1), ((3, 2), 1, 2))  # leading axes, i, o
 def linear_arguments(draw):
     leading, i, o = draw(SIZES)
     b = draw(weights(o)) if draw(st.booleans()) else None
-    return linear.LinearParams(w=draw(weights(i, o)), b=b), draw(arrays(*leading, i))
+    return LinearParams(w=draw(weights(i, o)), b=b), draw(arrays(*leading, i))
 
 
 @st.composite
@@ -30,12 +30,12 @@ def torch_linear(params, x):
 
 RECORDS = (
     Record(
-        linear.linear,
+        linear,
         reference.linear,
         reference.linear_backward,
         linear_arguments(),
         batched=1,
         oracles={"torch": torch_linear},
     ),
-    Record(linear.matmul, reference.matmul, reference.matmul_backward, matmul_arguments(), batched=0),
+    Record(matmul, reference.matmul, reference.matmul_backward, matmul_arguments(), batched=0),
 )

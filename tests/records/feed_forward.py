@@ -1,0 +1,93 @@
+from hypothesis import strategies as st
+
+from minilm.layers import activation, feed_forward
+from minilm.reference import activation as reference_activation
+from minilm.reference import feed_forward as reference
+from tests.records import Record
+from tests.strategies import arrays, sizes, weights
+
+SIZES = sizes(((), 3, 5), ((2,), 4, 1), ((3, 2), 1, 2))  # leading axes, d, f
+
+
+@st.composite
+def mlp_arguments(draw):
+    leading, d, f = draw(SIZES)
+    params = feed_forward.MLPParams(
+        w_up=draw(weights(d, f)), b_up=draw(weights(f)), w_down=draw(weights(f, d)), b_down=draw(weights(d))
+    )
+    return params, draw(arrays(*leading, d))
+
+
+@st.composite
+def glu_arguments(draw):
+    leading, d, f = draw(SIZES)
+    params = feed_forward.GLUParams(w_gate=draw(weights(d, f)), w_up=draw(weights(d, f)), w_down=draw(weights(f, d)))
+    return params, draw(arrays(*leading, d))
+
+
+def with_its_activation(function):
+    """The reference takes the reference's activation of the same name."""
+    return lambda params, x, activation: function(params, x, getattr(reference_activation, activation.__name__))
+
+
+def in_torch(layer, name):
+    def oracle(params, x, **static):
+        import torch
+
+        w = {name: torch.tensor(value) for name, value in params._asdict().items()}
+        return layer(getattr(torch.nn.functional, name), w, torch.tensor(x)).numpy()
+
+    return {"torch": oracle}
+
+
+def torch_mlp(phi, w, x):
+    return phi(x @ w["w_up"] + w["b_up"]) @ w["w_down"] + w["b_down"]
+
+
+def torch_glu(phi, w, x):
+    return (phi(x @ w["w_gate"]) * (x @ w["w_up"])) @ w["w_down"]
+
+
+RECORDS = (
+    Record(feed_forward.mlp, reference.mlp, reference.mlp_backward, mlp_arguments(), batched=1),
+    Record(
+        feed_forward.mlp,
+        with_its_activation(reference.mlp),
+        reference.mlp_backward,
+        mlp_arguments(),
+        static={"activation": activation.silu},
+        batched=1,
+        oracles=in_torch(torch_mlp, "silu"),
+        label="silu",
+    ),
+    Record(
+        feed_forward.glu,
+        reference.glu,
+        reference.glu_backward,
+        glu_arguments(),
+        batched=1,
+        oracles=in_torch(torch_glu, "sigmoid"),
+    ),
+    Record(
+        feed_forward.glu,
+        with_its_activation(reference.glu),
+        reference.glu_backward,
+        glu_arguments(),
+        static={"activation": activation.tanh},
+        batched=1,
+        oracles=in_torch(torch_glu, "tanh"),
+        label="tanh",
+    ),
+    *(
+        Record(
+            getattr(feed_forward, name),
+            getattr(reference, name),
+            getattr(reference, f"{name}_backward"),
+            glu_arguments(),
+            batched=1,
+            oracles=in_torch(torch_glu, phi),
+            smooth=phi != "relu",
+        )
+        for name, phi in [("reglu", "relu"), ("geglu", "gelu"), ("swiglu", "silu")]
+    ),
+)

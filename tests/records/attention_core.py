@@ -1,0 +1,56 @@
+import numpy as np
+from hypothesis import strategies as st
+
+from minilm.layers.attention import core
+from minilm.reference.attention import core as reference
+from tests.records import Record
+from tests.strategies import arrays, seeds, sizes
+
+SIZES = sizes((2, 3, 4, 5, 6, 1), (1, 2, 5, 3, 4, 2), (3, 1, 1, 2, 1, 4))  # g, r, t, s, k, v
+
+
+@st.composite
+def scores_arguments(draw):
+    g, r, t, s, k, _ = draw(SIZES)
+    return draw(arrays(g, r, t, k)), draw(arrays(g, s, k))
+
+
+@st.composite
+def mix_arguments(draw):
+    g, r, t, s, _, v = draw(SIZES)
+    return draw(arrays(g, r, t, s)), draw(arrays(g, s, v))
+
+
+@st.composite
+def attention_arguments(draw):
+    """Masks leave rows empty; mask and bias come in shapes that broadcast."""
+    g, r, t, s, k, v = draw(SIZES)
+    mask = np.random.default_rng(draw(seeds)).random(draw(st.sampled_from([(t, s), (g, r, t, s)]))) < 0.6
+    mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
+    bias = draw(arrays(*draw(st.sampled_from([(t, s), (g, r, t, s), (g, 1, 1, s)]))))
+    return draw(arrays(g, r, t, k)), draw(arrays(g, s, k)), draw(arrays(g, s, v)), mask, bias
+
+
+def torch_attention(q, k, v, mask, bias):
+    """PyTorch knows one additive mask and no groups: minus infinity where masked, and each key/value head repeated."""
+    import torch
+
+    g, r, t, width = q.shape
+    masked = np.broadcast_to(np.where(mask, bias, -np.inf), (g, r, t, k.shape[1])).reshape(g * r, t, -1)
+    k, v = np.repeat(k, r, axis=0), np.repeat(v, r, axis=0)
+    q, k, v, masked = map(torch.tensor, (q.reshape(g * r, t, width), k, v, masked))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=masked)
+    return out.numpy().reshape(g, r, t, -1)
+
+
+RECORDS = (
+    Record(core.scores, reference.scores, reference.scores_backward, scores_arguments(), statistic=True),
+    Record(core.mix, reference.mix, reference.mix_backward, mix_arguments()),
+    Record(
+        core.dot_product_attention,
+        reference.dot_product_attention,
+        reference.dot_product_attention_backward,
+        attention_arguments(),
+        oracles={"torch": torch_attention},
+    ),
+)

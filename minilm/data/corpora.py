@@ -1,0 +1,202 @@
+"""Text from anywhere, document by document: Python's own prose and sources, files, folders, globs, standard input."""
+
+import ast
+import codecs
+import glob
+import inspect
+import io
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+BLOCK = 1 << 20  # bytes read at a time
+LONG = 1 << 20  # characters; a longer file is several documents
+STRETCH = 1 << 13  # characters of a document cut from a single file
+BUILT_IN = ("prose", "code")
+
+
+def documents(source: str, encoding: str = "utf-8") -> Iterator[str]:
+    """The documents of a corpus, always in the same order.
+
+    Args:
+      source: `prose` (the English of Python's documentation and docstrings), `code` (the standard library's sources), a
+        file, a folder, a glob (`books/**/*.txt`), or `-` for standard input. A file called `prose` is `./prose`.
+      encoding: of files and standard input; any that Python knows, such as `gb18030`.
+    Returns:
+      An iterator of texts. Each file of a folder or a glob is a document. One file alone, or standard input, is cut at
+      empty lines into documents of some 8,000 characters, so that some of them can be held out.
+    Raises:
+      ValueError, FileNotFoundError: in a sentence, where there is no text or it is not in this encoding.
+
+    >>> next(documents("prose"))[:66]
+    'Assert statements are a convenient way to insert debugging asserti'
+    """
+    _check_encoding(encoding)
+    if source == "prose":
+        return prose()
+    if source == "code":
+        return code()
+    if source == "-":
+        return _stretches(_read(sys.stdin.buffer, "standard input", encoding), STRETCH)
+    return _documents_of_files(_files(source), encoding)
+
+
+def prose() -> Iterator[str]:
+    """English: the topics of Python's language reference, then the docstrings of each module of the standard library.
+
+    Paragraphs that are code, grammar, tables or signatures are left out, the others are written on one line each.
+    """
+    for module, source in _standard_library():
+        texts = _topics(source) if module == "pydoc_data/topics.py" else ["\n\n".join(_docstrings(source))]
+        for text in texts:
+            paragraphs = list(dict.fromkeys(_paragraphs(text)))
+            if sum(map(len, paragraphs)) >= 200:
+                yield "\n\n".join(paragraphs) + "\n"
+
+
+def code() -> Iterator[str]:
+    """The sources of the standard library, a module a document."""
+    for module, source in _standard_library():
+        if module != "pydoc_data/topics.py" and source.strip():
+            yield source
+
+
+def _standard_library():
+    """Path and source of each module, without those that few programs import: tests, IDLE, what pip installed."""
+    root = Path(sysconfig.get_path("stdlib"))
+    left_out = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "turtledemo"}
+    paths = [path for path in root.rglob("*.py") if not left_out & set(path.relative_to(root).parts)]
+    topics_first = sorted(paths, key=lambda path: (path.parent.name != "pydoc_data", path.relative_to(root).as_posix()))
+    for path in topics_first:
+        try:
+            yield path.relative_to(root).as_posix(), path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            continue  # a few modules keep an older encoding to test it
+
+
+def _topics(source):
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            return list(ast.literal_eval(node.value).values())
+    return []
+
+
+def _docstrings(source):
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, owners) and (text := ast.get_docstring(node, clean=True)):
+            yield text
+
+
+def _paragraphs(text):
+    """The paragraphs of a documentation text that are English, each on one line."""
+    for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
+        for item in re.split(r"\n(?=\s*(?:[*+-]|\d+[.)]) )", block):
+            line = " ".join(item.split())
+            if _is_english(line):
+                yield line
+
+
+def _is_english(line):
+    words = re.findall(r"[A-Za-z]+", line)
+    plain = sum(map(len, re.findall(r"[A-Za-z ,.;:'\"()-]", line)))
+    return (
+        len(words) >= 6
+        and plain >= 0.94 * len(line)
+        and ">>>" not in line
+        and "::=" not in line
+        and not re.match(r"[\w.]+\([^)]*\)( ->.*)?$", line)
+        and sum(word.islower() for word in words) >= 0.6 * len(words)
+    )
+
+
+def _files(source):
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(
+            p
+            for p in path.rglob("*")
+            if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        )
+        if not found:
+            raise FileNotFoundError(f"The folder {source} holds no files; give one that holds text.")
+        return found
+    if path.is_file():
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file())
+    if not found:
+        raise FileNotFoundError(
+            f"There is no file, folder or match for {source!r}. Give the path of a text, a glob, '-' for standard "
+            f"input, or one of the built-in corpora: {', '.join(BUILT_IN)}."
+        )
+    return found
+
+
+def _documents_of_files(paths, encoding):
+    empty = True
+    for path in paths:
+        with open(path, "rb") as file:
+            for document in _stretches(_read(file, str(path), encoding), STRETCH if len(paths) == 1 else LONG):
+                empty = False
+                yield document
+    if empty:
+        raise ValueError(
+            f"{paths[0] if len(paths) == 1 else f'Each of {len(paths)} files'} is empty; give a file that holds text."
+        )
+
+
+def _read(file, name, encoding):
+    """The text of a binary file, piece by piece, with line ends written as a newline."""
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    offset, block = 0, file.read(BLOCK)
+    if b"\0" in block and not encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32", "utf16", "utf32")):
+        raise ValueError(
+            f"{name} is binary: byte {block.index(0)} is zero. Give a text file, or name the encoding if it is UTF-16."
+        )
+    while True:
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} is not {encoding}: byte {offset - waiting + error.start} ({error.reason}). Name its encoding, "
+                f"for example {'gb18030' if encoding.lower().startswith('utf') else 'utf-8'}, or convert the file."
+            ) from None
+        yield newlines.decode(text.removeprefix("\ufeff") if not offset else text, final=not block)
+        if not block:
+            return
+        offset += len(block)
+        block = file.read(BLOCK)
+
+
+def _stretches(pieces, size):
+    """Documents of at least `size` characters, cut after an empty line, or any line where there is none for long."""
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        start = 0
+        while len(rest) - start > 4 * size:
+            cut = rest.find("\n\n", start + size, start + 4 * size) + 2
+            cut = cut if cut > 1 else rest.find("\n", start + size, start + 4 * size) + 1
+            cut = cut or start + 4 * size
+            yield rest[start:cut]
+            start = cut
+        rest = rest[start:]
+    start = 0
+    while len(rest) - start > 2 * size and (cut := rest.find("\n\n", start + size) + 2) > 1:
+        yield rest[start:cut]
+        start = cut
+    if rest[start:].strip():
+        yield rest[start:]
+
+
+def _check_encoding(encoding):
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ValueError(
+            f"Python knows no encoding called {encoding!r}; utf-8, gb18030 and latin-1 are some that it knows."
+        ) from None

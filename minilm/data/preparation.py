@@ -1,0 +1,46 @@
+"""From a corpus to tokens on disk: read, hold some documents out, learn a tokenizer from the rest, encode both."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from minilm.config import DataConfig
+from minilm.data.corpora import documents
+from minilm.data.held_out import held_out
+from minilm.data.token_file import TokenFile, open_tokens, write_tokens
+from minilm.data.tokenizers import BPETokenizer, ByteTokenizer, CharacterTokenizer, Tokenizer
+
+
+class Tokens(NamedTuple):
+    """A corpus ready for training; the held-out documents are near-duplicates of none that is trained on."""
+
+    train: TokenFile
+    validation: TokenFile
+
+
+def prepare(config: DataConfig, folder: Path) -> Tokens:
+    """Write `tokenizer.json`, `train.bin` and `validation.bin` into the folder of a run, and open the tokens.
+
+    The tokenizer learns from the training documents alone. Which documents are held out depends on their content,
+    not on the run's seed, so that runs with other seeds are measured on the same text.
+    """
+    texts = list(documents(config.corpus, config.encoding))
+    out = held_out(texts, config.held_out)
+    kept, held = ([text for text, is_out in zip(texts, out, strict=True) if is_out == side] for side in (False, True))
+    tokenizer = _learn(config, kept)
+    tokenizer.save(folder / "tokenizer.json")
+    write_tokens(kept, tokenizer, folder / "train.bin")
+    write_tokens(held, tokenizer, folder / "validation.bin")
+    return reopen(folder)
+
+
+def reopen(folder: Path) -> Tokens:
+    """The tokens that `prepare` wrote."""
+    return Tokens(open_tokens(folder / "train.bin"), open_tokens(folder / "validation.bin"))
+
+
+def _learn(config, texts) -> Tokenizer:
+    if config.tokenizer == "byte":
+        return ByteTokenizer()
+    if config.tokenizer == "char":
+        return CharacterTokenizer.train(texts)
+    return BPETokenizer.train(texts, config.vocab_size)

@@ -187,7 +187,10 @@ def generate(
     Returns:
       the new tokens of each prompt, `max_new_tokens` or fewer.
     """
-    sampler = check_draw(sampler, key)
+    sampler, params = (
+        check_draw(sampler, key),
+        jax.tree.map(jnp.asarray, params),
+    )  # on the device once, not at each call
     progress = start(model, params, config, prompts, max_new_tokens=max_new_tokens, key=key)
     progress = advance(model, config, params, sampler, _id(end_token), progress, max_new_tokens)
     new = (
@@ -205,7 +208,10 @@ def stream(
     The generator's return value says why it ended: "end" (the model's own end-of-text token), "length"
     (`max_new_tokens`) or "context" (it is full).
     """
-    sampler = check_draw(sampler, key)
+    sampler, params = (
+        check_draw(sampler, key),
+        jax.tree.map(jnp.asarray, params),
+    )  # on the device once, not at each call
     progress = start(model, params, config, [prompt], max_new_tokens=max_new_tokens, key=key)
     for length in range(len(prompt), config.context_length):
         progress = advance(model, config, params, sampler, _id(end_token), progress, 1)
@@ -270,7 +276,7 @@ def generate_text(
     stop: Sequence[str] = (),
 ) -> list[str]:
     """Continue a batch of texts; each ends where `stream_text` would end it. Arguments as there."""
-    sampler = check_draw(sampler, key)
+    sampler, params = check_draw(sampler, key), _on_device(params)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     progress = start(model, params, config, ids, max_new_tokens=max_new_tokens, key=key)
     texts, read = [TextStream(tokenizer, stop) for _ in ids], [len(prompt) for prompt in ids]
@@ -337,6 +343,11 @@ def check_draw(sampler: Sampler, key) -> Sampler:
     if key is None and sampler.temperature != 0:
         raise ValueError(f"Drawing at temperature {sampler.temperature:g} needs a random key; temperature 0 does not.")
     return check_sampler(sampler)
+
+
+def _on_device(params):
+    """A loaded checkpoint holds NumPy arrays, which would travel to the device again at every call."""
+    return jax.tree.map(jnp.asarray, params)
 
 
 def _overlap(text, stop):

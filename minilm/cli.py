@@ -1,0 +1,235 @@
+"""The command line: it parses, calls and prints. Every command imports what it needs, so that `--help` loads no JAX."""
+
+import os
+import sys
+from pathlib import Path
+
+from minilm.flags import OVERVIEW, UsageError, nearest, parse
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return 0, or 1 for an error, or 2 for a command line that cannot be understood.
+
+    What a user can cause ends in one sentence on standard error. Set MINILM_TRACEBACK=1 to see where it came from.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(OVERVIEW)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from minilm import __version__
+
+        print(f"minilm {__version__}")
+        return 0
+    try:
+        command, *rest = arguments
+        if command not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise UsageError(f"There is no command {command!r}{nearest(command, COMMANDS)}; there are {known}.")
+        return COMMANDS[command](rest) or 0
+    except UsageError as error:
+        return _refuse(error, 2)
+    except (ValueError, OSError, ArithmeticError) as error:
+        return _refuse(error, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def train(arguments: list[str]) -> int | None:
+    """Train; on a GPU or TPU, where no preset is named, the preset made for one."""
+    chosen = parse("train", arguments)
+    _prepare()
+    from minilm import trainer
+
+    if chosen.resume:
+        step = "last" if chosen.from_step < 0 else chosen.from_step
+        return trainer.resume(chosen.resume, chosen.config, step).exit_code
+    if not chosen.preset:
+        chosen = parse("train", arguments, preset=trainer.default_preset())
+    return trainer.train(chosen.config).exit_code
+
+
+def generate(arguments: list[str]) -> int | None:
+    """Continue a prompt, token by token."""
+    chosen = parse("generate", arguments)
+    prompt = _text(chosen.prompt).rstrip("\n") if chosen.prompt == "-" else chosen.prompt
+    _prepare()
+    import jax
+
+    from minilm import generation
+    from minilm.checkpoint import load_run
+    from minilm.sampling import EVERY, Sampler
+
+    run = load_run(_run_folder(chosen.run), chosen.step)
+    if chosen.beams:
+        return _search(run, prompt, chosen)
+    top_k = chosen.top_k or EVERY
+    sampler = Sampler(chosen.temperature, top_k, chosen.top_p, chosen.min_p, chosen.repetition_penalty)
+    for sample in range(chosen.samples):
+        print(prompt, end="", flush=True)
+        pieces = generation.stream_text(
+            run.model,
+            run.params,
+            run.config,
+            run.tokenizer,
+            prompt,
+            max_new_tokens=chosen.max_new_tokens,
+            sampler=sampler,
+            key=jax.random.fold_in(jax.random.key(chosen.seed), sample),
+            stop=chosen.stop,
+        )
+        _note(_print_pieces(pieces), run)
+    return 0
+
+
+def tokenize(arguments: list[str]) -> int | None:
+    """Show the tokens of a text: each piece on its own ground, then the ids."""
+    chosen = parse("tokenize", arguments)
+    text = _text(chosen.text)
+    tokenizer = _tokenizer(chosen.tokenizer)
+    ids = tokenizer.encode(text).tolist()
+    if chosen.ids_only:
+        print(*ids)
+        return 0
+    from rich.console import Console
+    from rich.text import Text
+
+    console, line = Console(highlight=False), Text()
+    grounds = ["on dark_blue", "on dark_green", "on dark_magenta", "on dark_cyan"]
+    for place, i in enumerate(ids):
+        piece = tokenizer.token_bytes[i].decode("utf-8", "backslashreplace")
+        line.append(piece.replace("\n", "⏎\n"), style=f"white {grounds[place % len(grounds)]}")
+        if not console.is_terminal and place + 1 < len(ids):
+            line.append("|")
+    console.print(line, soft_wrap=True)
+    console.print(*ids, soft_wrap=True)
+    n_bytes = len(text.encode())
+    share = f", {n_bytes / len(ids):.2f} bytes a token" if ids else ""
+    console.print(f"{len(ids)} tokens of {tokenizer.vocab_size}, {n_bytes} bytes{share}", style="dim")
+    return 0
+
+
+def bench(arguments: list[str]) -> int | None:
+    """Run a benchmark, or list them with their committed results."""
+    import subprocess
+
+    # What the benchmark is told is its own affair, so only the name is read here.
+    parse("bench", arguments[:1])
+    folder = Path(__file__).parent.parent / "benchmarks"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "The benchmarks are scripts of the repository, which the installed package leaves out: "
+            "clone it, and run this command there."
+        )
+    scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if '__name__ == "__main__"' in path.read_text()}
+    if not arguments:
+        for name, path in scripts.items():
+            print(f"{name:22}{path.read_text().strip().splitlines()[0].strip(chr(34))}")
+            for result in sorted((folder / "results").glob(f"{name}*")):
+                print(f"{'':22}measured: {result.relative_to(folder.parent)}")
+        print("\nminilm bench NAME measures it here.")
+        return 0
+    name, *rest = arguments
+    if name not in scripts:
+        raise UsageError(f"There is no benchmark {name!r}{nearest(name, scripts)}; there are {', '.join(scripts)}.")
+    return subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *rest], cwd=folder.parent).returncode
+
+
+def info(arguments: list[str]) -> int | None:
+    """Show the devices; plan a preset or a run."""
+    chosen = parse("info", arguments)
+    _prepare()
+    from minilm import plan
+
+    return plan.show(chosen, _run_folder)
+
+
+COMMANDS = {"train": train, "generate": generate, "tokenize": tokenize, "bench": bench, "info": info}
+
+
+# ── what the commands share ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _prepare():
+    """What must be settled before JAX loads: the allocator, and where compiled programs are kept from run to run."""
+    from minilm import allocator
+
+    allocator.tune()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minilm" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _text(argument):
+    if argument != "-":
+        return argument
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Standard input is no UTF-8 text: byte {error.start} does not fit.") from None
+
+
+def _run_folder(name):
+    from minilm.checkpoint import latest_run
+
+    if name in ("", "latest"):
+        return latest_run()
+    if not Path(name).is_dir():
+        runs = [str(path) for path in Path("runs").glob("*")]
+        raise FileNotFoundError(f"There is no folder {name}{nearest(name, runs)}: give that of a run, as under runs/.")
+    return Path(name)
+
+
+def _tokenizer(name):
+    from minilm.data.tokenizers import ByteTokenizer, load
+
+    if name == "byte":
+        return ByteTokenizer()
+    path = Path(name) if name else _run_folder("")
+    return load(path / "tokenizer.json" if path.is_dir() else path)
+
+
+def _search(run, prompt, chosen):
+    from minilm import generation
+    from minilm.beam import beam_search
+
+    found = beam_search(
+        run.model,
+        run.params,
+        run.config,
+        generation.encode_prompt(run.tokenizer, prompt),
+        beams=chosen.beams,
+        max_new_tokens=chosen.max_new_tokens,
+        length_penalty=chosen.length_penalty,
+        end_token=run.tokenizer.end_of_text,
+    )
+    for hypothesis in found[: chosen.samples]:
+        print(f"{prompt}{run.tokenizer.decode(hypothesis.tokens)}")
+        print(f"(score {hypothesis.score:.3f})", file=sys.stderr)
+    return 0
+
+
+def _print_pieces(pieces):
+    while True:
+        try:
+            print(next(pieces), end="", flush=True)
+        except StopIteration as end:
+            print()
+            return end.value
+
+
+def _note(reason, run):
+    if reason == "context":
+        print(f"(The model's context of {run.config.context_length} tokens is full.)", file=sys.stderr)
+
+
+def _refuse(error, code):
+    if os.environ.get("MINILM_TRACEBACK"):
+        raise error
+    print(f"minilm: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""The flags of the command line, and how they are read. No part of JAX loads here: `--help` answers at once.
+
+A field is a flag, the string below it is its help, its default the flag's default.
+"""
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, from_json
+
+Flat = tyro.conf.OmitArgPrefixes  # --learning-rate, and not --config.optimization.learning-rate
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a language model; with no flag, a small GPT on Python's own documentation, in three minutes."""
+
+    preset: str = ""
+    """A set of defaults for all other flags: default, long, quick or gpu; unless given, what suits the device."""
+    resume: str = ""
+    """Go on with the run in this folder, as if it had never stopped."""
+    from_step: int = -1
+    """Go on from this checkpoint of the run, instead of its last."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue a text with a trained model, token by token."""
+
+    prompt: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")]
+    """The text to continue; - reads it from standard input, and "" starts a new document."""
+    run: str = ""
+    """The folder of the run whose model writes; unless given, the latest under runs/."""
+    step: str = "best"
+    """Which checkpoint: best (on held-out text), last, or the number of a step."""
+    max_new_tokens: int = 100
+    """Stop after so many tokens, or earlier: where the model ends the text, or its context is full."""
+    samples: int = 1
+    """How many texts to write, each drawn anew."""
+    temperature: float = 0.8
+    """Below 1 the likely becomes likelier, above 1 the text wilder; 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Draw only from the k likeliest tokens; 0 draws from all."""
+    top_p: float = 1.0
+    """Draw only from the fewest tokens that together hold this probability; 1 draws from all."""
+    min_p: float = 0.0
+    """Draw only tokens at least this share as likely as the likeliest; 0 draws from all."""
+    repetition_penalty: float = 1.0
+    """Make what was already said less likely; 1 does not, 1.2 is common."""
+    stop: tuple[str, ...] = ()
+    """Strings at which the text ends; they are not printed."""
+    beams: int = 0
+    """Search for the likeliest text with so many beams, instead of drawing; 0 draws."""
+    length_penalty: float = 1.0
+    """For beams: scores are divided by length to this power; 0 favours short texts, 1 compares means."""
+    seed: int = 0
+    """The same seed writes the same text."""
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Show the tokens of a text, and their ids."""
+
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    """The text; - reads it from standard input."""
+    tokenizer: str = ""
+    """byte, a run's folder, or a tokenizer.json; unless given, that of the latest run under runs/."""
+    ids_only: bool = False
+    """Print nothing but the ids, in one line."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """List the benchmarks of the repository and their committed results, or run one."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
+    """Which benchmark to run; without it they are listed."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Show the devices; with a preset or a run, plan it: parameters, arithmetic, memory and time."""
+
+    preset: str = ""
+    """Plan this preset of `minilm train`."""
+    run: str = ""
+    """Plan the model of the run in this folder; latest is the latest under runs/."""
+    batch_size: int = 0
+    """Sequences a step; unless given, the preset's."""
+    measure: bool = True
+    """Measure this machine's speed, which takes about a second; without it the times stand for other machines only."""
+
+
+KINDS: dict[str, Any] = {"train": Train, "generate": Generate, "tokenize": Tokenize, "bench": Bench, "info": Info}
+
+EXAMPLES = {
+    "train": """
+minilm train                                   a small GPT, from nothing, in about three minutes
+minilm train --preset quick                    the same in seconds, to see that all works
+minilm train --corpus my_texts/ --steps 2000   your own texts, for longer
+minilm train --resume runs/NAME --steps 2000   go on where a run stopped""",
+    "generate": """
+minilm generate "A class is"                   the latest run continues the prompt
+minilm generate "A class is" --temperature 0   always the likeliest token
+minilm generate - --stop "." < prompt.txt      a prompt from a file, one sentence
+minilm generate "The" --beams 4                the likeliest text that four beams find""",
+    "tokenize": """
+minilm tokenize "A class is"                   pieces and ids
+minilm tokenize "naïve 🙂" --tokenizer byte    its bytes
+cat README.md | minilm tokenize - --ids-only   the ids alone, for a pipe""",
+    "bench": """
+minilm bench                                   what there is, and what was measured
+minilm bench training_step                     measure it here""",
+    "info": """
+minilm info                                    the devices that JAX sees
+minilm info --preset long                      will it fit, and how long will it take?
+minilm info --run latest                       the same of the model you trained""",
+}
+
+OVERVIEW = """usage: minilm COMMAND [flags]
+
+Language models from scratch, in NumPy and JAX: train one, let it write, look inside.
+
+commands:
+  train      train a language model; with no flag, a small GPT in about three minutes
+  generate   continue a text with a trained model
+  tokenize   show the tokens of a text, and their ids
+  bench      list the benchmarks and their results, or run one
+  info       show the devices; plan a model's memory and time
+
+examples:
+  minilm train
+  minilm generate "A class is"
+  minilm info --preset long
+
+Every command explains its flags: minilm train --help"""
+
+
+NESTED = {"config": TrainConfig, "data": DataConfig, "architecture": ModelConfig, "optimization": OptimizerConfig}
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood; the sentence says what could have been meant."""
+
+
+def parse(command: str, arguments: list[str], preset: str = "default"):
+    """The flags of a command as its dataclass; `train` starts from a preset, or from the run that it resumes."""
+    kind = KINDS[command]
+    default = Train(config=_defaults(arguments, preset)) if kind is Train else tyro.MISSING_NONPROP
+    try:
+        flags, unknown = tyro.cli(
+            Annotated[kind, Flat],
+            prog=f"minilm {command}",
+            description=kind.__doc__,
+            args=arguments,
+            default=default,
+            return_unknown_args=True,
+        )
+    except SystemExit as end:
+        if end.code == 0:  # the help has been printed
+            print(f"examples:{EXAMPLES[command]}".replace("\n", "\n  "))
+        raise
+    if unknown:
+        raise UsageError(_unknown(command, kind, unknown[0]))
+    return flags
+
+
+def nearest(name: str, names) -> str:
+    """', did you mean ...?' where some name is close, else nothing.
+
+    >>> nearest("trian", ["train", "bench"])
+    ' (did you mean train?)'
+    """
+    close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def flag_names(kind) -> list[str]:
+    """The flags that a dataclass makes, those of the dataclasses within it included."""
+    names = []
+    for each in fields(kind):
+        names += flag_names(NESTED[each.name]) if each.name in NESTED else [f"--{each.name.replace('_', '-')}"]
+    return names
+
+
+def _unknown(command, kind, argument):
+    flag = argument.split("=")[0]
+    if not flag.startswith("-"):
+        return f"`minilm {command}` does not know what to do with {argument!r}: texts with spaces need quotes."
+    return (
+        f"`minilm {command}` has no flag {flag}{nearest(flag, flag_names(kind))}; `minilm {command} --help` shows all."
+    )
+
+
+def _defaults(arguments, preset):
+    """What the flags of `train` start from: a preset, or the config of the run that is to go on."""
+    name, folder = _value_of("--preset", arguments), _value_of("--resume", arguments)
+    if folder is None:
+        name = name or preset
+        if name not in PRESETS:
+            raise UsageError(f"There is no preset {name!r}{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}.")
+        return PRESETS[name]
+    if name is not None:
+        raise UsageError("--resume goes on with the run's own settings, so --preset cannot stand beside it.")
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a run: it has no config.json. `minilm train` makes one."
+        )
+    return from_json(TrainConfig, path.read_text())
+
+
+def _value_of(flag, arguments):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == flag:
+            return following
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return None

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Recurrent layers: one step each, and one loop for all of them."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Recurrent layers and the loop over time, number by number."""

@@ -14,12 +14,12 @@ from minilm.layers.linear import LinearParams, linear, matmul
 
 
 class MLPParams(NamedTuple):
-    """Two affine maps, of width d to f and back."""
+    """Two affine maps, of width d to f and back; a bias may be absent (None)."""
 
     w_up: Float[Array, "d f"]
-    b_up: Float[Array, " f"]
+    b_up: Float[Array, " f"] | None
     w_down: Float[Array, "f d"]
-    b_down: Float[Array, " d"]
+    b_down: Float[Array, " d"] | None
 
 
 class GLUParams(NamedTuple):
@@ -31,15 +31,22 @@ class GLUParams(NamedTuple):
 
 
 def init_mlp(
-    key, d: int, f: int, *, deviation: float | None = None, out_deviation: float | None = None, dtype=jnp.float32
+    key,
+    d: int,
+    f: int,
+    *,
+    bias: bool = True,
+    deviation: float | None = None,
+    out_deviation: float | None = None,
+    dtype=jnp.float32,
 ) -> MLPParams:
     """Weights N(0, deviation²), those of `w_down` N(0, out_deviation²); None means one over the fan-in. Biases zero."""
     up_key, down_key = jax.random.split(key)
     return MLPParams(
         w_up=normal(up_key, (d, f), fan_in=d, deviation=deviation, dtype=dtype),
-        b_up=jnp.zeros(f, dtype),
+        b_up=jnp.zeros(f, dtype) if bias else None,
         w_down=normal(down_key, (f, d), fan_in=f, deviation=out_deviation, dtype=dtype),
-        b_down=jnp.zeros(d, dtype),
+        b_down=jnp.zeros(d, dtype) if bias else None,
     )
 
 

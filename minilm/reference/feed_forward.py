@@ -9,11 +9,12 @@ from minilm.reference.linear import matmul, matmul_backward
 
 
 def mlp(params, x, activation=gelu_tanh):
-    """y = act(x w_up + b_up) w_down + b_down."""
-    up, saved_up = matmul(x, params.w_up)
-    h, saved_h = activation(up + params.b_up)
-    down, saved_down = matmul(h, params.w_down)
-    return down + params.b_down, (params, activation, saved_up, saved_h, saved_down)
+    """y = act(x w_up + b_up) w_down + b_down, where a bias may be absent."""
+    u, saved_u = matmul(x, params.w_up)
+    h, saved_h = activation(u if params.b_up is None else u + params.b_up)
+    y, saved_y = matmul(h, params.w_down)
+    y = y if params.b_down is None else y + params.b_down
+    return y, (params, activation, saved_u, saved_h, saved_y)
 
 
 def mlp_backward(saved, d_y):
@@ -23,11 +24,13 @@ def mlp_backward(saved, d_y):
     h = act(u)              gives  d_u = d_h act'(u)
     u = x w_up + b_up       gives  d_b_up = d_u over all rows;  d_x and d_w_up as of any product
     """
-    params, activation, saved_up, saved_h, saved_down = saved
-    d_h, d_w_down = matmul_backward(saved_down, d_y)
+    params, activation, saved_u, saved_h, saved_y = saved
+    d_b_down = None if params.b_down is None else _over_rows(d_y)
+    d_h, d_w_down = matmul_backward(saved_y, d_y)
     d_u = _backward_of(activation)(saved_h, d_h)
-    d_x, d_w_up = matmul_backward(saved_up, d_u)
-    return type(params)(w_up=d_w_up, b_up=_over_rows(d_u), w_down=d_w_down, b_down=_over_rows(d_y)), d_x
+    d_b_up = None if params.b_up is None else _over_rows(d_u)
+    d_x, d_w_up = matmul_backward(saved_u, d_u)
+    return type(params)(w_up=d_w_up, b_up=d_b_up, w_down=d_w_down, b_down=d_b_down), d_x
 
 
 def glu(params, x, activation=sigmoid):

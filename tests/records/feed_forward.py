@@ -12,9 +12,8 @@ SIZES = sizes(((), 3, 5), ((2,), 4, 1), ((3, 2), 1, 2))  # leading axes, d, f
 @st.composite
 def mlp_arguments(draw):
     leading, d, f = draw(SIZES)
-    params = feed_forward.MLPParams(
-        w_up=draw(weights(d, f)), b_up=draw(weights(f)), w_down=draw(weights(f, d)), b_down=draw(weights(d))
-    )
+    b_up, b_down = (draw(weights(f)), draw(weights(d))) if draw(st.booleans()) else (None, None)
+    params = feed_forward.MLPParams(w_up=draw(weights(d, f)), b_up=b_up, w_down=draw(weights(f, d)), b_down=b_down)
     return params, draw(arrays(*leading, d))
 
 
@@ -34,7 +33,7 @@ def in_torch(layer, name):
     def oracle(params, x, **static):
         import torch
 
-        w = {name: torch.tensor(value) for name, value in params._asdict().items()}
+        w = {name: torch.tensor(0.0 if value is None else value) for name, value in params._asdict().items()}
         return layer(getattr(torch.nn.functional, name), w, torch.tensor(x)).numpy()
 
     return {"torch": oracle}

@@ -1,9 +1,9 @@
 """Attention that never holds its `t × s` scores: the online softmax, better known as flash attention, in plain JAX.
 
 Queries and keys are cut into tiles. While one tile of queries passes over the tiles of keys, it keeps for each query
-the largest score m seen so far, the sum l of exponentials and the mixed values o, both relative to m; a new largest score
-rescales them. What is kept for the gradient is one number a query, the logarithm of the softmax's denominator, from
-which every tile of weights is computed again.
+the largest score m seen so far and, relative to it, the sum l of exponentials and the mixed values o; a new largest
+score rescales both. What is kept for the gradient is one number a query, the logarithm of the softmax's denominator,
+from which every tile of weights is computed again.
 """
 
 import math

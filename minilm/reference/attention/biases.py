@@ -28,7 +28,7 @@ def alibi_backward(saved, d_b):
 
 
 def alibi_slopes(n_heads):
-    """The closed form: 2^(-8 (h + 1) / c) for the first c heads, c the power of two below; then 2^(-4 (2 i + 1) / c)."""
+    """2^(-8 (h + 1) / c) for the first c heads, c being the power of two below, then 2^(-4 (2 i + 1) / c)."""
     c = 1
     while 2 * c <= n_heads:
         c *= 2
@@ -82,6 +82,10 @@ class Alibi:
         """(bias, saved)."""
         return alibi(self.slopes, query, key)
 
+    def backward(self, saved, d_b):
+        """The gradient with respect to the bias itself, that is, to its slopes."""
+        return Alibi(alibi_backward(saved, d_b)[0])
+
 
 @dataclass(frozen=True)
 class T5Relative:
@@ -94,3 +98,7 @@ class T5Relative:
     def __call__(self, query, key):
         """(bias, saved)."""
         return t5_relative(self.table, query, key, bidirectional=self.bidirectional, max_distance=self.max_distance)
+
+    def backward(self, saved, d_b):
+        """The gradient with respect to the bias itself, that is, to its table."""
+        return T5Relative(t5_relative_backward(saved, d_b)[0], self.bidirectional, self.max_distance)

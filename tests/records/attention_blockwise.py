@@ -1,0 +1,65 @@
+from functools import wraps
+
+import numpy as np
+from hypothesis import strategies as st
+
+from minilm.layers.attention import biases, blockwise, masks
+from minilm.reference.attention import biases as reference_biases
+from minilm.reference.attention import blockwise as reference
+from minilm.reference.attention import masks as reference_masks
+from minilm.shapes import Tokens
+from tests.records import Record
+from tests.strategies import arrays, seeds, sizes
+
+OUTPUT, LSE = 0, 1
+
+
+@st.composite
+def blockwise_arguments(draw, rows_are_empty):
+    """Positions in any order, on slots of which some are empty; if no row may be, every query sees position 0."""
+    g, r, t, s, k, v = draw(sizes((2, 3, 5, 7, 4, 1), (3, 1, 4, 2, 1, 2)))
+    rng = np.random.default_rng(draw(seeds))
+    key = rng.integers(-1, 8, s)
+    key[0] = key[0] if rows_are_empty else 0
+    query = rng.integers(-1 if rows_are_empty else 0, 8, t)
+    query, key = Tokens(query, np.zeros(t, int)), Tokens(key, np.zeros(s, int))
+    return draw(arrays(g, r, t, k)), draw(arrays(g, s, k)), draw(arrays(g, s, v)), query, key, draw(arrays(g, r))
+
+
+def part(which):
+    """The output alone or the log-sum-exp alone, of causal attention with ALiBi, in tiles that divide nothing."""
+
+    @wraps(blockwise.blockwise_attention)
+    def one(q, k, v, query, key, slopes):
+        rule, bias = masks.Causal(), biases.Alibi(slopes)
+        return blockwise.blockwise_attention(q, k, v, query, key, rule, bias, t_block=2, s_block=3)[which]
+
+    return one
+
+
+def reference_part(which):
+    @wraps(reference.blockwise_attention)
+    def one(q, k, v, query, key, slopes):
+        bias = reference_biases.Alibi(slopes)
+        out, saved = reference.blockwise_attention(q, k, v, query, key, reference_masks.Causal(), bias)
+        return out[which], saved
+
+    return one
+
+
+def backward_part(which):
+    def gradients(saved, d_out):
+        o, lse = saved[-2:]
+        d_out = (d_out, np.zeros(lse.shape)) if which == OUTPUT else (np.zeros(o.shape), d_out)
+        d_q, d_k, d_v, *_, d_bias = reference.blockwise_attention_backward(saved, d_out)
+        return d_q, d_k, d_v, None, None, d_bias.slopes
+
+    return gradients
+
+
+def record(which, label, **how):
+    arguments = blockwise_arguments(rows_are_empty=which == OUTPUT)
+    return Record(part(which), reference_part(which), backward_part(which), arguments, label=label, **how)
+
+
+RECORDS = (record(OUTPUT, "output"), record(LSE, "lse", statistic=True))

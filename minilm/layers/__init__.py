@@ -1,4 +1,4 @@
-"""Layers: pure functions of (parameters, arrays), each with its equation in its docstring. What stands here is public."""
+"""Layers: pure functions of (parameters, arrays), each with its equation in its docstring. This is what is public."""
 
 from minilm.layers.activation import (
     gelu,

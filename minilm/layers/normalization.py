@@ -1,5 +1,6 @@
 """Rows brought to a common scale, and with layer norm to a common centre, before the next layer reads them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ def init_rms_norm(d: int, dtype=jnp.float32) -> RMSNormParams:
     return RMSNormParams(scale=jnp.ones(d, dtype))
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="eps")
 def layer_norm(params: LayerNormParams, x: Float[Array, "... d"], eps: float = 1e-5) -> Float[Array, "... d"]:
     r"""Layer normalisation: each row at mean 0 and variance 1, then scaled and shifted entry by entry.
 
@@ -43,7 +44,7 @@ def layer_norm(params: LayerNormParams, x: Float[Array, "... d"], eps: float = 1
     Args:
       params: γ (scale) and β (bias), `(d,)`.
       x: `(..., d)`.
-      eps: ε; 1e-5 is GPT-2's, BERT has 1e-12, Flax 1e-6.
+      eps: ε, a Python number; 1e-5 is GPT-2's, BERT has 1e-12, Flax 1e-6.
     Returns:
       y `(..., d)`, in x's dtype; computed in float32 or wider.
 
@@ -59,7 +60,7 @@ def layer_norm(params: LayerNormParams, x: Float[Array, "... d"], eps: float = 1
     return (centred * jax.lax.rsqrt(variance + eps) * params.scale + params.bias).astype(x.dtype)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="eps")
 def rms_norm(params: RMSNormParams, x: Float[Array, "... d"], eps: float = 1e-6) -> Float[Array, "... d"]:
     r"""Root-mean-square normalisation: each row at mean square 1, then scaled entry by entry.
 
@@ -70,7 +71,7 @@ def rms_norm(params: RMSNormParams, x: Float[Array, "... d"], eps: float = 1e-6)
     Args:
       params: γ (scale) `(d,)`.
       x: `(..., d)`.
-      eps: ε; 1e-6 is T5's and Llama 1's, Llama 2 has 1e-5.
+      eps: ε, a Python number; 1e-6 is T5's and Llama 1's, Llama 2 has 1e-5.
     Returns:
       y `(..., d)`, in x's dtype; computed in float32 or wider.
 

@@ -17,7 +17,6 @@ ELEMENTWISE = {
     "sigmoid": lambda torch, x: torch.sigmoid(x),
     "tanh": lambda torch, x: torch.tanh(x),
 }
-GELUS = ("gelu", "gelu_tanh")  # whose oracle loses all digits at large negative numbers
 KINKED = ("relu", "squared_relu")
 ROWWISE = {
     "log_softmax": lambda torch, x: torch.log_softmax(x, -1),
@@ -26,8 +25,10 @@ ROWWISE = {
 
 
 @st.composite
-def one_array(draw, scales=(1.0, 10.0)):
-    return (draw(arrays(*draw(SIZES), scale=draw(st.sampled_from(scales)))),)
+def one_array(draw):
+    # Numbers up to 4: where a function saturates, its gradient is a small difference and no longer good to all digits.
+    # `tests/test_activation.py` goes there, and measures against the gradient's largest value.
+    return (draw(arrays(*draw(SIZES))),)
 
 
 @st.composite
@@ -56,7 +57,7 @@ RECORDS = (
             getattr(activation, name),
             getattr(reference, name),
             getattr(reference, f"{name}_backward"),
-            one_array((1.0,)) if name in GELUS else one_array(),
+            one_array(),
             batched=0,
             oracles={"torch": in_torch(function)},
             smooth=name not in KINKED,

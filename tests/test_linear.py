@@ -1,0 +1,79 @@
+"""Laws of the matrix product: its weight's dtype is the compute dtype, forwards and backwards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+from minilm.layers.feed_forward import init_glu, init_mlp, mlp, swiglu
+from minilm.layers.linear import init_linear, linear, matmul
+from tests.strategies import seeds
+from tests.tolerances import REDUCTION, assert_close
+
+
+def dots(jaxpr):
+    """Every matrix product of a jaxpr, however deep, as (dtype, dtype, dtype of the sum)."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield tuple(str(v.aval.dtype) for v in (*equation.invars, *equation.outvars))
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from dots(getattr(inner, "jaxpr", inner))
+
+
+def products_of_training(f, params, x):
+    return list(dots(jax.make_jaxpr(jax.grad(lambda *a: f(*a).sum(), argnums=(0, 1)))(params, x).jaxpr))
+
+
+def in_bfloat16(params):
+    return jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+
+
+@given(seed=seeds)
+def test_a_bfloat16_weight_multiplies_rounded_operands_exactly_and_returns_float32(seed):
+    rng = np.random.default_rng(seed)
+    x, d_y = (
+        jnp.asarray(rng.standard_normal((2, 3, 40)), jnp.float32),
+        jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32),
+    )
+    w = jnp.asarray(rng.standard_normal((40, 5)), jnp.bfloat16)
+    y, vjp = jax.vjp(matmul, x, w)
+    d_x, d_w = vjp(d_y)
+    assert (y.dtype, d_x.dtype, d_w.dtype) == (jnp.float32, jnp.float32, jnp.bfloat16)
+    x, w, d_y = (np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64) for a in (x, w, d_y))
+    assert_close(y, x @ w, REDUCTION, jnp.float32)
+    assert_close(d_x, d_y @ w.T, REDUCTION, jnp.float32)
+    assert_close(d_w, np.einsum("bti,bto->io", x, d_y), 1, jnp.bfloat16)
+
+
+LAYERS = {
+    "matmul": (lambda key: init_linear(key, 4, 3).w, lambda w, x: matmul(x, w), 3),
+    "linear": (lambda key: init_linear(key, 4, 3), linear, 3),
+    "mlp": (lambda key: init_mlp(key, 4, 6), mlp, 6),
+    "swiglu": (lambda key: init_glu(key, 4, 6), swiglu, 9),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_all_products_of_a_bfloat16_layer_multiply_bfloat16_and_sum_in_float32(name):
+    init, f, count = LAYERS[name]
+    x = jnp.ones((2, 5, 4), jnp.float32)
+    found = products_of_training(f, in_bfloat16(init(jax.random.key(0))), x)
+    assert found == [("bfloat16", "bfloat16", "float32")] * count
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_weights_gradient_is_one_product_over_all_rows(name):
+    init, f, _ = LAYERS[name]
+    jaxpr = jax.make_jaxpr(jax.grad(lambda p, x: f(p, x).sum()))(
+        init(jax.random.key(0)), jnp.ones((2, 5, 4), jnp.float32)
+    )
+    assert "contracting" not in str(jaxpr) or "([0, 1]" not in str(jaxpr)
+    assert set(dots(jaxpr.jaxpr)) == {("float32", "float32", "float32")}
+
+
+def test_a_bias_may_be_absent_and_has_no_gradient_then():
+    params = init_linear(jax.random.key(0), 3, 2, bias=False)
+    assert params.b is None
+    assert jax.grad(lambda p: linear(p, jnp.ones((4, 3), jnp.float32)).sum())(params).b is None

@@ -10,14 +10,14 @@ from minilm.data.token_file import TokenFile, open_tokens, write_tokens
 from minilm.data.tokenizers import BPETokenizer, ByteTokenizer, CharacterTokenizer, Tokenizer
 
 
-class Tokens(NamedTuple):
+class Corpus(NamedTuple):
     """A corpus ready for training; the held-out documents are near-duplicates of none that is trained on."""
 
     train: TokenFile
     validation: TokenFile
 
 
-def prepare(config: DataConfig, folder: Path) -> Tokens:
+def prepare(config: DataConfig, folder: Path) -> Corpus:
     """Write `tokenizer.json`, `train.bin` and `validation.bin` into the folder of a run, and open the tokens.
 
     The tokenizer learns from the training documents alone. Which documents are held out depends on their content,
@@ -33,9 +33,9 @@ def prepare(config: DataConfig, folder: Path) -> Tokens:
     return reopen(folder)
 
 
-def reopen(folder: Path) -> Tokens:
+def reopen(folder: Path) -> Corpus:
     """The tokens that `prepare` wrote."""
-    return Tokens(open_tokens(folder / "train.bin"), open_tokens(folder / "validation.bin"))
+    return Corpus(open_tokens(folder / "train.bin"), open_tokens(folder / "validation.bin"))
 
 
 def _learn(config, texts) -> Tokenizer:

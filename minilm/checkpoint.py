@@ -1,0 +1,283 @@
+"""Checkpoints that survive: a kill at any moment, a full disk, a flipped bit. No pickle.
+
+    RUN/                    all that a run needs to go on, and a model to speak
+      config.json           what the run was told
+      model.json            the module of minilm.models and its Config
+      tokenizer.json
+      history.jsonl         what was measured on the way
+      checkpoints/
+        step-00000400/
+          state.safetensors parameters, optimizer, step
+          manifest.json     a checksum for every tensor, the step, the loss on held-out text
+
+A checkpoint is written aside, into a folder with a temporary name; the disk is asked to keep the files, then the
+folder; then one rename puts it in place. Whoever looks sees a whole checkpoint or none. The best one is the
+one whose manifest holds the lowest loss: there is no pointer that could point at something else.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from minilm.config import from_json
+from minilm.data.tokenizers import load as load_tokenizer
+from minilm.tensor_file import DamagedFileError, read_tensors, write_tensors
+
+_FORMAT = "minilm checkpoint 1"
+_TEMPORARY = ".writing-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, found, trusted or used; the sentence says what can be done."""
+
+
+# ── a tree of arrays, by name ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def flatten(tree) -> dict[str, Any]:
+    """The leaves of a tree by their paths, which are their names on disk.
+
+    >>> from minilm.layers.linear import LinearParams
+    >>> flatten({"layers": (LinearParams(w=1, b=None), LinearParams(w=2, b=3))})
+    {'layers.0.w': 1, 'layers.1.w': 2, 'layers.1.b': 3}
+    """
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def restore(like, tensors: dict[str, np.ndarray], where) -> Any:
+    """The tree `like`, its leaves replaced by the tensors of the same names, whose shapes and types must agree."""
+    expected = flatten(like)
+    for name in [*expected, *tensors]:
+        here = _describe(expected[name]) if name in expected else "absent"
+        there = _describe(tensors[name]) if name in tensors else "absent"
+        if here != there:
+            raise CheckpointError(
+                f"{where} is of another architecture: its tensor {name!r} is {there}, and this model's is {here}. "
+                f"Load it with the config.json and model.json of its own run folder."
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [tensors[name] for name in expected])
+
+
+def _describe(leaf):
+    return f"{np.dtype(leaf.dtype).name} {tuple(leaf.shape)}"
+
+
+# ── one checkpoint ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Manifest(NamedTuple):
+    """What stands beside the tensors: the step, the loss on held-out text (None if not measured), and the run's progress."""
+
+    step: int
+    validation: float | None
+    progress: dict
+    checksums: dict[str, int]
+
+
+def save(run: Path, state, *, step: int, validation: float | None = None, progress: dict | None = None, keep: int = 2) -> Path:
+    """Write the state as checkpoint `step` of the run; then remove all but the last `keep` checkpoints and the best.
+
+    Whatever goes wrong while writing, the checkpoints that were there remain.
+    """
+    folder = run / "checkpoints"
+    final, aside = folder / f"step-{step:08d}", folder / f"{_TEMPORARY}{step:08d}"
+    tensors = {name: np.asarray(leaf) for name, leaf in flatten(state).items()}
+    try:
+        for leftover in folder.glob(f"{_TEMPORARY}*"):  # of a run that was killed as it wrote
+            shutil.rmtree(leftover)
+        aside.mkdir(parents=True)
+        checksums = write_tensors(aside / "state.safetensors", tensors)
+        _write_manifest(aside / "manifest.json", Manifest(step, validation, progress or {}, checksums))
+        _sync_folder(aside)
+        if final.exists():  # a damaged one, whose step was reached again from the one before
+            os.replace(final, folder / f"{_TEMPORARY}replaced")
+        os.replace(aside, final)
+        _sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+        earlier = f"The earlier checkpoint {steps(run)[-1]} is intact" if steps(run) else "There is no earlier checkpoint"
+        raise CheckpointError(
+            f"Step {step} could not be saved to {folder}: {error.strerror or error} ({size:.1f} MB are needed). "
+            f"{earlier}; make room, then continue with `minilm train --resume {run}`."
+        ) from error
+    _prune(run, keep)
+    return final
+
+
+def read(checkpoint: Path) -> tuple[dict[str, np.ndarray], Manifest]:
+    """The tensors and the manifest of one checkpoint, all checksums verified; `DamagedFileError` otherwise."""
+    manifest = read_manifest(checkpoint)
+    if not (checkpoint / "state.safetensors").exists():
+        raise DamagedFileError(f"{checkpoint} is damaged: its state.safetensors is missing, and with it every tensor.")
+    return read_tensors(checkpoint / "state.safetensors", manifest.checksums), manifest
+
+
+def load(checkpoint: Path, like) -> tuple[Any, Manifest]:
+    """A checkpoint's state in the structure of `like` (arrays, or the shapes that `jax.eval_shape` gives).
+
+    If it is damaged, the error names the tensor, and the checkpoint before it that is whole.
+    """
+    try:
+        tensors, manifest = read(checkpoint)
+    except DamagedFileError as error:
+        raise CheckpointError(f"{error} {_offer(checkpoint)}") from error
+    return restore(like, tensors, checkpoint), manifest
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """A checkpoint's manifest, its own checksum verified."""
+    path = checkpoint / "manifest.json"
+    try:
+        document = json.loads(path.read_text())
+        if document["crc32"] != zlib.crc32(json.dumps(document["manifest"]).encode()):
+            raise ValueError("the checksum differs")
+        return Manifest(**{name: document["manifest"][name] for name in Manifest._fields})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path} is missing or damaged, so that no tensor beside it can be checked.") from error
+
+
+def _write_manifest(path, manifest):
+    content = {"format": _FORMAT, **manifest._asdict()}
+    with open(path, "w") as file:
+        json.dump({"crc32": zlib.crc32(json.dumps(content).encode()), "manifest": content}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder):
+    """Ask the disk to keep the folder's own list of names; without it a rename may be lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _offer(checkpoint):
+    run = checkpoint.parent.parent
+    for earlier in reversed([other for other in steps(run) if other.name < checkpoint.name]):
+        try:
+            manifest = read(earlier)[1]
+        except DamagedFileError:
+            continue
+        return f"{earlier} before it is whole: continue from there with `minilm train --resume {run} --from-step {manifest.step}`."
+    return "No checkpoint before it is whole: train again."
+
+
+# ── the checkpoints of a run ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def steps(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.is_dir())
+
+
+def find(run: Path, step: int | str = "last") -> Path:
+    """The checkpoint of a step, or the `last`, or the `best`: the one with the lowest loss on held-out text, else the last."""
+    found = steps(run)
+    if not found:
+        raise CheckpointError(f"{run} holds no checkpoint: give the folder of a run, such as `minilm train` makes under runs/.")
+    if step == "last":
+        return found[-1]
+    if step == "best":
+        return _best(found) or found[-1]
+    wanted = run / "checkpoints" / f"step-{int(step):08d}"
+    if wanted not in found:
+        available = ", ".join(str(int(path.name.removeprefix("step-"))) for path in found)
+        raise CheckpointError(f"{run} holds no checkpoint of step {step}; it holds steps {available}.")
+    return wanted
+
+
+def holds(run: Path, step: int) -> bool:
+    """Whether the run has a checkpoint of this step."""
+    return run / "checkpoints" / f"step-{step:08d}" in steps(run)
+
+
+def _best(found):
+    measured = []
+    for checkpoint in found:
+        try:
+            validation = read_manifest(checkpoint).validation
+        except DamagedFileError:
+            continue
+        if validation is not None:
+            measured.append((validation, checkpoint))
+    return min(measured, default=(None, None))[1]
+
+
+def _prune(run, keep):
+    found = steps(run)
+    for checkpoint in {*found[:-keep]} - {_best(found)}:
+        shutil.rmtree(checkpoint)
+    shutil.rmtree(run / "checkpoints" / f"{_TEMPORARY}replaced", ignore_errors=True)
+
+
+# ── a run's folder ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Run(NamedTuple):
+    """A trained model, ready to be asked: its module, its config, its parameters, its tokenizer, and where they came from."""
+
+    model: Any
+    config: Any
+    params: Any
+    tokenizer: Any
+    manifest: Manifest
+
+
+def describe_model(run: Path, name: str, config) -> None:
+    """Write down which module of `minilm.models` the run trains, and with which Config."""
+    (run / "model.json").write_text(json.dumps({"model": name, "config": dataclasses.asdict(config)}, indent=2))
+
+
+def read_model(run: Path) -> tuple[Any, Any]:
+    """The module of `minilm.models` that a run trains, and its Config."""
+    path = run / "model.json"
+    if not path.exists():
+        raise CheckpointError(f"{run} is not the folder of a run: it has no model.json. `minilm train` makes one under runs/.")
+    described = json.loads(path.read_text())
+    model = model_named(described["model"])
+    return model, from_json(model.Config, json.dumps(described["config"]))
+
+
+def model_named(name: str):
+    """The module `minilm.models.<name>`; a sentence if there is none."""
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        try:
+            return importlib.import_module(f"minilm.models.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"minilm.models.{name}":
+                raise
+    raise ValueError(f"There is no model {name!r} in minilm.models.")
+
+
+def load_run(run: Path | str, step: int | str = "best") -> Run:
+    """The model of a run folder with its parameters at `step` (`best`, `last` or a number), and its tokenizer."""
+    run = Path(run)
+    model, config = read_model(run)
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), config))
+    checkpoint = find(run, step)
+    try:
+        tensors, manifest = read(checkpoint)
+    except DamagedFileError as error:
+        raise CheckpointError(f"{error} {_offer(checkpoint)}") from error
+    params = {name.removeprefix("params."): tensor for name, tensor in tensors.items() if name.startswith("params.")}
+    return Run(model, config, restore(like, params, checkpoint), load_tokenizer(run / "tokenizer.json"), manifest)
+
+
+def latest_run(root: Path | str = "runs") -> Path:
+    """The run under `root` whose newest checkpoint is the newest of all."""
+    runs = {path.parent.parent.parent for path in Path(root).glob("*/checkpoints/step-*/manifest.json")}
+    if not runs:
+        raise CheckpointError(f"There is no trained run under {root}/: `minilm train` makes one, in about three minutes.")
+    return max(runs, key=lambda run: steps(run)[-1].stat().st_mtime)

@@ -1,0 +1,203 @@
+"""What a training run can be told. Every field is a flag of `minilm train`, and its comment is that flag's help.
+
+No part of JAX loads here, so that `minilm train --help` answers at once.
+"""
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to read, and how to cut it into tokens."""
+
+    corpus: str = "prose"
+    """prose (Python's own documentation), code (its source), a file, a folder, a glob, or - for standard input."""
+    encoding: str = "utf-8"
+    """The encoding of the files, as Python names it: utf-8, gb18030, latin-1, ..."""
+    tokenizer: Literal["bpe", "byte", "char"] = "bpe"
+    """bpe learns frequent pieces of words; byte and char take text as it comes."""
+    vocab_size: int = 2048
+    """How many tokens bpe learns; byte and char have as many as they need."""
+    held_out: float = 0.05
+    """The share of documents that training never sees and validation measures on."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture and its sizes."""
+
+    model: str = "gpt"
+    """A module of minilm.models that offers init, apply and loss: gpt is GPT-2's architecture."""
+    n_layers: int = 4
+    """Blocks, each of attention and feed-forward."""
+    n_heads: int = 4
+    """Attention heads; they share the width d_model."""
+    d_model: int = 128
+    """The width of the residual stream."""
+    context_length: int = 128
+    """How many tokens the model sees at once."""
+    dropout: float = 0.0
+    """The share of activations set to zero in training; useful when the corpus is read many times over."""
+    remat: bool = False
+    """Recompute activations in the backward pass instead of keeping them: less memory, a third more time."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the parameters descend."""
+
+    optimizer: str = "adamw"
+    """The name of an optimizer in minilm.training.OPTIMIZERS."""
+    learning_rate: float = 2e-3
+    """The highest step size, reached after the warm-up."""
+    schedule: Literal["cosine", "warm_down", "constant"] = "cosine"
+    """After the warm-up: cosine falls all the way, warm_down stays and falls linearly at the end, constant stays."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises from nothing."""
+    warmdown_share: float = 0.4
+    """The share of all steps over which warm_down falls."""
+    final_share: float = 0.1
+    """The learning rate at the last step, as a share of the highest."""
+    weight_decay: float = 0.1
+    """Decoupled decay of the matrices, chosen by their field's name w_*: never of embeddings, norms or biases."""
+    beta_1: float = 0.9
+    """Adam's memory of the gradient."""
+    beta_2: float = 0.95
+    """Adam's memory of the squared gradient."""
+    clip_norm: float = 1.0
+    """A gradient longer than this, over all parameters together, is shortened to it."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a language model; with no flag at all, a small GPT on Python's documentation, in about three minutes.
+
+    The run is saved as it goes, under `folder`. Ctrl-C saves too, and prints the command that continues.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    architecture: ModelConfig = field(default_factory=ModelConfig)
+    optimization: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    folder: str = ""
+    """Where everything is saved; a new folder under runs/ if not given."""
+    seed: int = 0
+    """Decides the initial parameters, the order of the data and dropout: the same seed gives the same run."""
+    steps: int = 800
+    """Updates of the parameters."""
+    batch_size: int = 16
+    """Sequences a step, each of context_length tokens."""
+    accumulate: int = 1
+    """Cut each batch into this many parts, one after the other in memory; the result is that of the whole batch."""
+    steps_per_call: int = 10
+    """Steps that one compiled call makes; the numbers stay the same, only the time between them changes."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """The precision of the matrix products; parameters and everything else stay in float32."""
+    mesh: str = ""
+    """Devices to spread the run over: data=8, or data=4,model=2; one device if not given."""
+
+    evaluate_every: int = 200
+    """Steps between measurements on held-out text; each is saved as a checkpoint."""
+    evaluate_batches: int = 20
+    """Batches of held-out text for each of those; the last measurement takes all of it."""
+    patience: int = 0
+    """Stop after so many measurements without a new best; 0 never stops early. The best state is kept in any case."""
+    keep: int = 2
+    """Checkpoints to keep, besides the best."""
+    baselines: tuple[str, ...] = ("unigram", "bigram", "xz")
+    """What to compare with on the held-out text: unigram, bigram (Kneser-Ney), 5-gram (Kneser-Ney), xz."""
+    samples: int = 2
+    """How many texts to write at the end."""
+    prompt: str = "A class is"
+    """How those texts begin."""
+
+
+PRESETS = {
+    "default": TrainConfig(),
+    "long": TrainConfig(
+        data=DataConfig(vocab_size=4096),
+        architecture=ModelConfig(n_layers=6, n_heads=6, d_model=192, dropout=0.1),
+        steps=2400,
+        baselines=("unigram", "bigram", "5-gram", "xz"),
+    ),
+    "quick": TrainConfig(
+        data=DataConfig(vocab_size=384),
+        architecture=ModelConfig(n_layers=2, n_heads=2, d_model=32, context_length=32),
+        optimization=OptimizerConfig(warmup_steps=5, learning_rate=1e-2),
+        steps=40,
+        batch_size=8,
+        evaluate_every=20,
+        evaluate_batches=4,
+        samples=1,
+    ),
+    "gpu": TrainConfig(
+        data=DataConfig(vocab_size=8192),
+        architecture=ModelConfig(n_layers=12, n_heads=12, d_model=768, context_length=512, dropout=0.1),
+        optimization=OptimizerConfig(learning_rate=6e-4, warmup_steps=200),
+        steps=4000,
+        batch_size=64,
+        compute_dtype="bfloat16",
+        baselines=("unigram", "bigram", "5-gram", "xz"),
+    ),
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """A preset by its name.
+
+    >>> preset("quick").steps
+    40
+    >>> preset("huge")
+    Traceback (most recent call last):
+    ValueError: There is no preset 'huge'; there are default, long, quick, gpu.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def check(config: TrainConfig) -> TrainConfig:
+    """The same config, if its numbers make sense; a `ValueError` that names the flag otherwise."""
+    for name in ("steps", "batch_size", "accumulate", "steps_per_call", "evaluate_every", "evaluate_batches", "keep"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(config, name)}, and must be at least 1.")
+    if config.batch_size % config.accumulate:
+        raise ValueError(
+            f"A batch of {config.batch_size} sequences cannot be cut into {config.accumulate} equal parts: "
+            f"choose an --accumulate that divides --batch-size."
+        )
+    if not 0 < config.data.held_out < 1:
+        raise ValueError(f"--held-out is {config.data.held_out}, and must be a share between 0 and 1.")
+    return config
+
+
+def to_json(config) -> str:
+    """A config dataclass as JSON, nested ones included."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(kind, text: str):
+    """The dataclass `kind` that `to_json` wrote; a `ValueError` that names what doesn't fit otherwise.
+
+    >>> from_json(TrainConfig, to_json(PRESETS["quick"])) == PRESETS["quick"]
+    True
+    """
+    return _build(kind, json.loads(text))
+
+
+def _build(kind, values):
+    types_by_name = typing.get_type_hints(kind)
+    if not isinstance(values, dict) or set(values) - set(types_by_name):
+        unknown = ", ".join(sorted(set(values) - set(types_by_name))) if isinstance(values, dict) else repr(values)
+        raise ValueError(f"A saved {kind.__name__} has no field {unknown}: it was written by another version of minilm.")
+    return kind(**{name: _convert(types_by_name[name], value) for name, value in values.items()})
+
+
+def _convert(kind, value):
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value)
+    return tuple(value) if typing.get_origin(kind) is tuple else value

@@ -1,0 +1,60 @@
+"""What was measured on the way: one JSON object a line, and a picture of it."""
+
+import json
+from pathlib import Path
+
+
+class History:
+    """A run's `history.jsonl`: a record for every step, and one for every measurement on held-out text.
+
+    >>> import tempfile
+    >>> history = History(Path(tempfile.mkdtemp()) / "history.jsonl")
+    >>> history.add([{"step": 1, "loss": 7.5}, {"step": 2, "loss": 7.0}])
+    >>> history.cut_after(1)
+    >>> history.records()
+    [{'step': 1, 'loss': 7.5}]
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def add(self, records: list[dict]) -> None:
+        """Append records."""
+        with open(self.path, "a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+    def records(self) -> list[dict]:
+        """All records so far; a line that a killed run left half-written is skipped."""
+        if not self.path.exists():
+            return []
+        return [record for line in self.path.read_text().splitlines() if (record := _parsed(line)) is not None]
+
+    def cut_after(self, step: int) -> None:
+        """Forget what came after a step, because the run goes on from there."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+
+def draw_loss(records: list[dict], path: Path, title: str) -> None:
+    """Draw the loss over the steps, on the batches and on held-out text, into a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and no screen is needed
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for field, style, label in [("loss", {"alpha": 0.4, "lw": 1}, "each batch"), ("validation_loss", {"marker": "o"}, "held-out text")]:
+        points = [(record["step"], record[field]) for record in records if field in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, **style)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+def _parsed(line):
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

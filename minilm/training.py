@@ -1,0 +1,218 @@
+r"""The mathematics of training: a learning rate that rises and falls, an optimizer, and one compiled step.
+
+    g = ∇ loss(θ, batch)                   averaged over the parts of the batch, if it comes in parts
+    g = g · min(1, c / |g|)                clipped
+    θ = θ + optimizer(g, θ)                AdamW by default
+
+Nothing here knows a model: `loss(params, batch, key=key) -> (loss, metrics)` is a function that the caller hands in.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minilm.config import OptimizerConfig
+from minilm.precision import cast_weights, is_weight
+
+
+class TrainState(NamedTuple):
+    """All that one step hands to the next: with the config and the data it decides the rest of the run, bit for bit."""
+
+    params: Any
+    optimizer: Any
+    step: jax.Array
+
+
+def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+# ── the learning rate ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def schedule(config: OptimizerConfig, steps: int) -> Callable:
+    r"""The learning rate at step t of T, after a linear warm-up of w steps.
+
+    $$ \eta_t = \eta \min\left(1, \frac{t + 1}{w}\right) \cdot \big(\varphi + (1 - \varphi)\, s(t)\big) $$
+
+    With p the share of the steps after the warm-up that lie behind t, and d the share of all steps that fall at the end:
+
+    $$ s_{cosine} = \tfrac12 (1 + \cos \pi p), \qquad s_{warm\_down} = \min\left(1, \frac{T - t}{d\,T}\right), \qquad
+       s_{constant} = 1 $$
+
+    Papers: arXiv:1608.03983 (cosine), arXiv:2405.18392 (a constant rate and a linear cool-down).
+
+    >>> rate = schedule(OptimizerConfig(learning_rate=0.5, warmup_steps=10, final_share=0.0), steps=110)
+    >>> [round(float(rate(t)), 3) for t in (0, 9, 60, 110)]
+    [0.05, 0.5, 0.25, 0.0]
+    """
+    w = max(config.warmup_steps, 1)
+
+    def cosine(t):
+        p = jnp.clip((t - w) / max(steps - w, 1), 0, 1)
+        return (1 + jnp.cos(jnp.pi * p)) / 2
+
+    def warm_down(t):
+        return jnp.clip((steps - t) / max(config.warmdown_share * steps, 1), 0, 1)
+
+    def constant(t):
+        return jnp.ones_like(t)
+
+    s = {"cosine": cosine, "warm_down": warm_down, "constant": constant}[config.schedule]
+
+    def learning_rate(t):
+        t = jnp.asarray(t, jnp.float32)
+        fall = config.final_share + (1 - config.final_share) * s(t)
+        return config.learning_rate * jnp.minimum(1, (t + 1) / w) * fall
+
+    return learning_rate
+
+
+# ── the optimizer ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decays(params):
+    """Which parameters decay: those whose field is named `w_*`, by name and not by rank.
+
+    A bias packed into a matrix would decay by rank, and a weight with an axis for its heads might be missed.
+    """
+    return jax.tree.map_with_path(lambda path, _: is_weight(path), params)
+
+
+def adamw(config: OptimizerConfig, learning_rate: Callable) -> optax.GradientTransformation:
+    """AdamW: Adam with weight decay taken apart from the gradient. Paper: arXiv:1711.05101."""
+    return optax.adamw(
+        learning_rate, b1=config.beta_1, b2=config.beta_2, weight_decay=config.weight_decay, mask=decays
+    )
+
+
+OPTIMIZERS = {"adamw": adamw}
+"""From a name to a function of (config, learning_rate) that gives an Optax transformation; add your own."""
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clip by the norm over all parameters, then the optimizer that the config names, under its schedule."""
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(f"There is no optimizer {config.optimizer!r}; there are {', '.join(sorted(OPTIMIZERS))}.")
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        OPTIMIZERS[config.optimizer](config, schedule(config, steps)),
+    )
+
+
+# ── a step ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_precision(loss: Callable, dtype) -> Callable:
+    """The loss with its matrix products in `dtype`; gradients arrive in the precision of the parameters, through the cast."""
+    return lambda params, batch, key=None: loss(cast_weights(params, dtype), batch, key=key)
+
+
+def gradient_of_parts(loss: Callable, params, parts, keys):
+    r"""Loss and gradient of a batch that comes in k parts, one after the other: those of the whole batch.
+
+    With $W_j$ the total weight of the positions in part j, whose mean loss is $\ell_j$:
+
+    $$ \ell = \sum_j \frac{W_j}{\sum_i W_i}\, \ell_j, \qquad \nabla \ell = \sum_j \frac{W_j}{\sum_i W_i}\, \nabla \ell_j $$
+
+    Args:
+      loss: a function of (params, batch, key=) to (loss, metrics), where loss is a mean over weighted positions.
+      params: θ.
+      parts: a batch whose leaves have a leading axis of length k.
+      keys: k random keys, for dropout.
+    Returns:
+      `(loss, gradient)`.
+    """
+    total = parts.weights.sum()
+    share = parts.weights.sum(tuple(range(1, parts.weights.ndim))) / jnp.where(total > 0, total, 1)
+
+    def part_of(j):
+        return jax.tree.map(lambda leaf: leaf[j], parts), keys[j], share[j]
+
+    def contribution(part, key, share):
+        (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(params, part, key=key)
+        return jax.tree.map(lambda leaf: share.astype(leaf.dtype) * leaf, (value, gradient))
+
+    def add(sums, j):
+        return jax.tree.map(jnp.add, sums, contribution(*part_of(j))), None
+
+    sums, _ = jax.lax.scan(add, contribution(*part_of(0)), jnp.arange(1, len(keys)))
+    return sums
+
+
+def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int) -> Callable:
+    """The compiled training step: a function of (state, batches) to (state, metrics) that makes several steps a call.
+
+    Its batches have two leading axes, `(steps, parts, ...)`: as many steps as the first is long are scanned in one call,
+    each over a batch in as many parts as the second is long. Memory for the old state is reused for the new one, so
+    the state that went in is gone afterwards. Dropout's key is folded from (seed, step), never carried: the
+    hundredth step is the same whether or not the run was interrupted after the fiftieth, and whether calls make
+    one step or ten. Metrics are arrays `(steps,)`: `loss` in nats and `gradient_norm` before clipping.
+    """
+
+    def one_step(state, parts):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        keys = jax.random.split(key, len(parts.weights))
+        value, gradient = gradient_of_parts(loss, state.params, parts, keys)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        return TrainState(params, optimizer_state, state.step + 1), metrics
+
+    return jax.jit(lambda state, batches: jax.lax.scan(one_step, state, batches), donate_argnums=0)
+
+
+# ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_evaluate(loss: Callable) -> Callable:
+    """A function of (params, batches) to the total cross-entropy in nats, and the number of tokens it was taken over.
+
+    It adds up the sums among the loss's metrics, so that a text's total is the same however it is cut into batches.
+    """
+
+    @jax.jit
+    def sums(params, batch):
+        _, metrics = loss(params, batch, key=None)
+        return metrics.loss_sum, metrics.token_count
+
+    def evaluate(params, batches: Iterable) -> tuple[float, float]:
+        found = jax.device_get([sums(params, batch) for batch in batches])
+        return sum(float(nats) for nats, _ in found), sum(float(tokens) for _, tokens in found)
+
+    return evaluate
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    r"""The loss on a text in bits for each of its bytes, which no choice of tokenizer can flatter.
+
+    $$ \frac{\text{nats}}{\ln 2 \cdot \text{bytes}} $$
+
+    >>> bits_per_byte(nats=math.log(256) * 10, n_bytes=10)
+    8.0
+    """
+    return nats / math.log(2) / n_bytes
+
+
+class EarlyStopping(NamedTuple):
+    """The best loss on held-out text so far, at which step it was reached, and how many measurements ago.
+
+    >>> progress = EarlyStopping()
+    >>> for step, loss in [(10, 3.0), (20, 2.0), (30, 2.5), (40, 2.2)]:
+    ...     progress = progress.after(step, loss)
+    >>> progress
+    EarlyStopping(best=2.0, best_step=20, waited=2)
+    """
+
+    best: float = math.inf
+    best_step: int = -1
+    waited: int = 0
+
+    def after(self, step: int, loss: float) -> "EarlyStopping":
+        """The record after one more measurement."""
+        return EarlyStopping(loss, step, 0) if loss < self.best else self._replace(waited=self.waited + 1)

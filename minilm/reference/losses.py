@@ -62,9 +62,9 @@ def cross_entropy_backward(saved, d_out):
     logits, targets, weights, token_count = saved
     d_logits = np.zeros(logits.shape)
     for token in _counted(weights):
-        d_loss_sum = d_metrics.loss_sum + d_loss / token_count
+        d_loss_i = (d_metrics.loss_sum + d_loss / token_count) * float(weights[token])
         for j, p in enumerate(_softmax(logits[token])):
-            d_logits[token][j] = d_loss_sum * weights[token] * (p - (j == targets[token]))
+            d_logits[token][j] = d_loss_i * (p - (j == targets[token]))
     return d_logits, None, None
 
 
@@ -76,7 +76,7 @@ def label_smoothed_cross_entropy(logits, targets, weights=None, smoothing=0.1):
     for token in _counted(weights):
         for j, z_j in enumerate(logits[token]):
             q = (1 - smoothing) * (j == targets[token]) + smoothing / n
-            total += weights[token] * -q * (z_j - _log_sum_exp(logits[token]))
+            total += float(weights[token]) * -q * (z_j - _log_sum_exp(logits[token]))
     return (total / token_count if token_count else 0.0, metrics), (saved, smoothing)
 
 
@@ -92,7 +92,7 @@ def label_smoothed_cross_entropy_backward(saved, d_out):
     logits, targets, weights, token_count = saved
     d_smoothing, n = 0.0, logits.shape[-1]
     for token in _counted(weights):
-        d_loss_i = d_loss * weights[token] / token_count
+        d_loss_i = d_loss * float(weights[token]) / token_count
         for j, p in enumerate(_softmax(logits[token])):
             hit = float(j == targets[token])
             d_logits[token][j] += d_loss_i * (p - (1 - smoothing) * hit - smoothing / n)
@@ -105,7 +105,7 @@ def z_loss(logits, weights=None):
     weights = np.ones(logits.shape[:-1]) if weights is None else weights
     tokens = _counted(weights)
     token_count = sum(float(weights[token]) for token in tokens)
-    total = sum(weights[token] * _log_sum_exp(logits[token]) ** 2 for token in tokens)
+    total = sum(float(weights[token]) * _log_sum_exp(logits[token]) ** 2 for token in tokens)
     return np.asarray(total / token_count if token_count else 0.0), (logits, weights, tokens, token_count)
 
 

@@ -1,0 +1,1 @@
+"""Whole models in NumPy, forward and backward by hand."""

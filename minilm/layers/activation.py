@@ -59,8 +59,8 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Reference: `minilm.reference.activation.gelu`. Paper: arXiv:1606.08415.
 
-    >>> jnp.round(gelu(jnp.array([-1.0, 0.0, 1.0])), 4).tolist()
-    [-0.1587..., 0.0, 0.841...]
+    >>> [round(y, 4) for y in gelu(jnp.array([-1.0, 0.0, 1.0])).tolist()]
+    [-0.1587, 0.0, 0.8413]
     """
     return x / 2 * jax.lax.erfc(-x / math.sqrt(2))
 
@@ -80,8 +80,8 @@ def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Reference: `minilm.reference.activation.gelu_tanh`. Paper: arXiv:1606.08415.
 
-    >>> jnp.round(gelu_tanh(jnp.array([-1.0, 0.0, 1.0])), 4).tolist()
-    [-0.158..., 0.0, 0.841...]
+    >>> [round(y, 4) for y in gelu_tanh(jnp.array([-1.0, 0.0, 1.0])).tolist()]
+    [-0.1588, 0.0, 0.8412]
     """
     u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
     return x * sigmoid(2 * u)
@@ -99,8 +99,8 @@ def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Reference: `minilm.reference.activation.silu`. Papers: arXiv:1606.08415, arXiv:1710.05941.
 
-    >>> jnp.round(silu(jnp.array([-1.0, 0.0])), 4).tolist()
-    [-0.268..., 0.0]
+    >>> [round(y, 4) for y in silu(jnp.array([-1.0, 0.0])).tolist()]
+    [-0.2689, 0.0]
     """
     return x * sigmoid(x)
 
@@ -204,8 +204,8 @@ def logsumexp(x: Float[Array, "... n"]) -> Float[Array, "..."]:
 
     Reference: `minilm.reference.activation.logsumexp`.
 
-    >>> logsumexp(jnp.array([1e4, 1e4])).tolist()
-    10000.693...
+    >>> round(logsumexp(jnp.array([1e4, 1e4])).item(), 2)
+    10000.69
     """
     return _logsumexp(x.astype(_wide(x))).astype(x.dtype)
 

@@ -28,7 +28,7 @@ def dropout(x: Float[Array, "..."], rate: float, key=None) -> Float[Array, "..."
     Reference: `minilm.reference.dropout.dropout`. Paper: Srivastava et al., JMLR 2014.
 
     >>> dropout(jnp.ones(6), 0.5, jax.random.key(0)).tolist()
-    [0.0, 0.0, 2.0, 2.0, 2.0, 2.0]
+    [0.0, 0.0, 2.0, 2.0, 0.0, 2.0]
     >>> dropout(jnp.ones(2), 0.5).tolist()
     [1.0, 1.0]
     """

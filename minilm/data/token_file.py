@@ -18,7 +18,7 @@ class TokenFile(NamedTuple):
     """A corpus as tokens: `<|endoftext|>`, then each document followed by `<|endoftext|>`.
 
     Every byte of every document thus belongs to a token that is a target, and so does the end of each document.
-    Bits per byte count the cost of all targets, the ends included, and divide by the bytes of the documents, to which the
+    Bits per byte count the cost of all targets, ends included, and divide by the bytes of the documents, to which the
     ends add none.
 
     tokens: `(t,)` ids, memory-mapped.

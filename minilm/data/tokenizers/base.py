@@ -30,8 +30,8 @@ class Tokenizer:
         size = max([len(token_bytes), *(i + 1 for i in self.special_tokens.values())])
         table = [*token_bytes, *[b""] * (size - len(token_bytes))]
         for spelling, i in self.special_tokens.items():
-            if not spelling:
-                raise ValueError("A special token needs a spelling, but one of them is the empty string.")
+            if len(spelling) < 2:
+                raise ValueError(f"A special token needs at least two characters, but one is {spelling!r}.")
             table[i] = spelling.encode()
         self.token_bytes = tuple(table)
         self._special_pattern = regex.compile(
@@ -146,8 +146,6 @@ def special_after(n: int, special_tokens: Iterable[str]) -> dict[str, int]:
 
 
 def _check_text(text):
-    if not isinstance(text, str):
-        raise ValueError(f"encode takes text, but {type(text).__name__} came; bytes go to encode_bytes.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -44,6 +44,11 @@ class BPETokenizer(Tokenizer):
         ids = {token: i for i, token in enumerate(token_bytes)}
         self._byte_symbols = [chr(ids[bytes([byte])]) for byte in range(256)]
         self._ranks = {chr(a) + chr(b): rank for rank, (a, b) in enumerate(self.merges)}
+        for a, b in self.merges:
+            if token_bytes[a] + token_bytes[b] not in ids:
+                raise ValueError(
+                    f"Tokens {a} and {b} are merged into {token_bytes[a] + token_bytes[b]}, which is no token."
+                )
         self._joined = {chr(a) + chr(b): chr(ids[token_bytes[a] + token_bytes[b]]) for a, b in self.merges}
         self._cache = _Cache(self._join)
 
@@ -71,7 +76,7 @@ class BPETokenizer(Tokenizer):
         return np.frombuffer(b"".join([b"".join(map(ids, piece)) for piece in words(text)]), np.int32).copy()
 
     def _join(self, word):
-        """The ids of one word, as bytes of int32: the pair of lowest rank is joined, leftmost first, till none is left."""
+        """The ids of one word, as bytes of int32: the pair of lowest rank is joined, leftmost first, till none is."""
         symbols = "".join([self._byte_symbols[byte] for byte in word.encode("utf-8", "surrogateescape")])
         if len(symbols) > CACHED_LENGTH:
             return np.array(_join_long(symbols, self._ranks, self._joined), np.int32).tobytes()

@@ -35,7 +35,7 @@ def _build(contents):
     vocab: dict[str, int] = model["vocab"]
     special = {token["content"]: token["id"] for token in contents.get("added_tokens", [])}
     ordinary = {spelling: i for spelling, i in vocab.items() if spelling not in special}
-    _require(sorted({*ordinary.values(), *special.values()})[:1] != [], "its vocabulary is empty")
+    _require(bool(ordinary), "its vocabulary is empty")
     _require(min(*ordinary.values(), *special.values()) >= 0, "it has negative ids")
     if model.get("byte_fallback"):
         _require(not model["merges"] and not cutter, "it combines byte fallback with merges or a pre-tokenizer")

@@ -2,8 +2,10 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from minilm.config import PRESETS
 from minilm.flags import OVERVIEW, UsageError, nearest, parse
 
 
@@ -52,6 +54,8 @@ def train(arguments: list[str]) -> int | None:
 def generate(arguments: list[str]) -> int | None:
     """Continue a prompt, token by token."""
     chosen = parse("generate", arguments)
+    if chosen.step not in ("best", "last") and not chosen.step.isdecimal():
+        raise UsageError(f"--step is {chosen.step!r}, and must be best, last, or the number of a step.")
     prompt = _text(chosen.prompt).rstrip("\n") if chosen.prompt == "-" else chosen.prompt
     _prepare()
     import jax
@@ -66,7 +70,6 @@ def generate(arguments: list[str]) -> int | None:
     top_k = chosen.top_k or EVERY
     sampler = Sampler(chosen.temperature, top_k, chosen.top_p, chosen.min_p, chosen.repetition_penalty)
     for sample in range(chosen.samples):
-        print(prompt, end="", flush=True)
         pieces = generation.stream_text(
             run.model,
             run.params,
@@ -78,7 +81,7 @@ def generate(arguments: list[str]) -> int | None:
             key=jax.random.fold_in(jax.random.key(chosen.seed), sample),
             stop=chosen.stop,
         )
-        _note(_print_pieces(pieces), run)
+        _note(_print_pieces(prompt, pieces), run)
     return 0
 
 
@@ -138,10 +141,34 @@ def bench(arguments: list[str]) -> int | None:
 def info(arguments: list[str]) -> int | None:
     """Show the devices; plan a preset or a run."""
     chosen = parse("info", arguments)
+    if chosen.preset and chosen.preset not in PRESETS:
+        close = nearest(chosen.preset, PRESETS)
+        raise UsageError(f"There is no preset {chosen.preset!r}{close}; there are {', '.join(PRESETS)}.")
     _prepare()
-    from minilm import plan
+    from rich.console import Console
 
-    return plan.show(chosen, _run_folder)
+    from minilm import run_folder
+    from minilm.info import show_devices, show_plan
+
+    console = Console()
+    show_devices(console)
+    if chosen.run:
+        folder = _run_folder(chosen.run)
+        config = run_folder.read_config(folder)
+        name, (model, model_config) = str(folder), run_folder.read_model(folder)
+    elif chosen.preset:
+        config = PRESETS[chosen.preset]
+        name, model = f"preset {chosen.preset}", run_folder.model_named(config.architecture.model)
+        model_config = run_folder.model_config(config.architecture, config.data.vocab_size)
+    else:
+        print(
+            f"\nminilm info --preset NAME plans one of {', '.join(PRESETS)}; --run latest plans the model you trained."
+        )
+        return 0
+    if chosen.batch_size:
+        config = replace(config, batch_size=chosen.batch_size, accumulate=1)
+    show_plan(console, name, model, model_config, config, chosen.measure)
+    return 0
 
 
 COMMANDS = {"train": train, "generate": generate, "tokenize": tokenize, "bench": bench, "info": info}
@@ -210,13 +237,17 @@ def _search(run, prompt, chosen):
     return 0
 
 
-def _print_pieces(pieces):
+def _print_pieces(prompt, pieces):
+    """The prompt with its continuation; nothing before the first piece, so that a refusal stands alone."""
+    before = prompt
     while True:
         try:
-            print(next(pieces), end="", flush=True)
+            piece = next(pieces)
         except StopIteration as end:
-            print()
+            print(flush=True)
             return end.value
+        print(before + piece, end="", flush=True)
+        before = ""
 
 
 def _note(reason, run):

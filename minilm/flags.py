@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, from_json
+from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from minilm.run_folder import read_config
 
 Flat = tyro.conf.OmitArgPrefixes  # --learning-rate, and not --config.optimization.learning-rate
 
@@ -207,12 +208,7 @@ def _defaults(arguments, preset):
         return PRESETS[name]
     if name is not None:
         raise UsageError("--resume goes on with the run's own settings, so --preset cannot stand beside it.")
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{folder} is not the folder of a run: it has no config.json. `minilm train` makes one."
-        )
-    return from_json(TrainConfig, path.read_text())
+    return read_config(Path(folder))
 
 
 def _value_of(flag, arguments):

@@ -36,3 +36,12 @@ def assert_close(actual, expected, C, dtype=jnp.float64, what="result"):
         assert np.isfinite(a).all() or not np.isfinite(e).all(), f"{what}: not finite"
         error = np.abs(a - e).max() if a.size else 0.0
         assert error <= bound, f"{what}: off by {error:.3g} where {bound:.3g} is allowed (scale {scale:.3g})\n{a}\n{e}"
+
+
+FLOPS_ESTIMATE = 0.1  # products alone, against a compiler that counts every addition: at the widths tested
+BYTES_ESTIMATE = 0.35  # what differentiation keeps, against what a compiler that fuses and recomputes does hold
+
+
+def assert_estimate(estimate, measured, share):
+    """Assert that an estimate misses the measurement by no more than a share of it."""
+    assert abs(estimate - measured) <= share * measured, f"estimated {estimate:.4g}, measured {measured:.4g}"

@@ -1,0 +1,159 @@
+r"""What a model costs before it runs: parameters, arithmetic, memory and time. `minilm info` prints it.
+
+| estimate    | how                                                                                         |
+|-------------|---------------------------------------------------------------------------------------------|
+| parameters  | the shapes that `init` would give: exact                                                    |
+| FLOPs       | $2 \cdot out \cdot in$ for each matrix product of the traced program, times the length of a loop |
+| weights     | the parameters' bytes; as much again for gradients while a step runs                        |
+| optimizer   | the shapes that its `init` would give: exact; AdamW keeps two numbers a parameter           |
+| activations | what differentiation keeps between the forward and the backward pass                        |
+| cache       | the shapes that `init_state` would give, for each sequence                                  |
+| time        | FLOPs over a share of the machine's peak, or bytes over its bandwidth: the larger           |
+
+For GPT-2 the second row is, per token with L blocks, width d, context t and vocabulary n,
+$2\,(12 L d^2 + n d) + 4 L t d$ forward, and three times that for training: each product has two gradients. Products
+with masked keys count, for they are computed. What is no matrix product (norms, softmax, the optimizer) is left out.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from minilm.config import TrainConfig
+from minilm.data.batching import Batch
+from minilm.training import init_state, make_optimizer
+
+
+class Plan(NamedTuple):
+    """Counts, FLOPs a token, and bytes."""
+
+    parameters: dict[str, int]  # by part
+    forward_flops: float
+    training_flops: float
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    cache: int  # of one sequence, the whole context long
+
+    @property
+    def training_bytes(self) -> int:
+        """All that a training step holds at once."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    @property
+    def generation_bytes(self) -> int:
+        """All that generation of one sequence holds."""
+        return self.weights + self.cache
+
+
+def make_plan(model, model_config, config: TrainConfig) -> Plan:
+    """Plan a model's training and generation from shapes alone: nothing is allocated.
+
+    Args:
+      model: a namespace of `minilm.models`.
+      model_config: its Config, with `context_length`.
+      config: the batch and the optimizer. The forward and backward passes are planned in float32.
+    """
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), model_config))
+    b, t = config.batch_size // config.accumulate, model_config.context_length
+    batch = Batch(*(jax.ShapeDtypeStruct((b, t), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)))
+    optimizer = make_optimizer(config.optimization, config.steps)
+    state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer), params)
+
+    def loss(params, batch):
+        return model.loss(params, batch, config=model_config)[0]
+
+    return Plan(
+        parameters=parameters_by_part(params),
+        forward_flops=matrix_flops(functools.partial(model.apply, config=model_config), params, batch.tokens) / (b * t),
+        training_flops=matrix_flops(jax.grad(loss), params, batch) / (b * t),
+        weights=bytes_of(params),
+        gradients=bytes_of(params),
+        optimizer=bytes_of(state.optimizer),
+        activations=_activations(model, model_config, params, batch),
+        cache=bytes_of(jax.eval_shape(functools.partial(model.init_state, size=t), params)),
+    )
+
+
+def parameters_by_part(params) -> dict[str, int]:
+    """The number of parameters under each field of the model, those of blocks by what they do.
+
+    >>> from minilm.models import gpt
+    >>> config = gpt.Config(vocab_size=11, context_length=5, n_layers=2, n_heads=1, d_model=4)
+    >>> parameters_by_part(jax.eval_shape(lambda: gpt.init(jax.random.key(0), config)))["embedding"]
+    44
+    """
+    parts: dict[str, int] = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+        part = " ".join(names[:2] if names[0] == "blocks" else names[:1])
+        parts[part] = parts.get(part, 0) + leaf.size
+    return parts
+
+
+def bytes_of(tree) -> int:
+    """The bytes of all leaves, arrays or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _activations(model, config, params, batch) -> int:
+    """What `jax.vjp` keeps for the backward pass, beyond the parameters.
+
+    With rematerialisation it keeps little, and while one block runs backwards, that block's own activations again.
+    """
+
+    def kept(config):
+        loss = functools.partial(model.loss, config=config)
+        residuals = jax.eval_shape(lambda p, batch: jax.vjp(lambda p: loss(p, batch)[0], p)[1], params, batch)
+        return bytes_of(residuals) - bytes_of(params)
+
+    if not getattr(config, "remat", False):
+        return kept(config)
+    saved = kept(config)
+    return saved + (kept(dataclasses.replace(config, remat=False)) - saved) // config.n_layers
+
+
+# ── arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def matrix_flops(function, *arguments) -> int:
+    r"""The FLOPs of all matrix products of a function, the bodies of scans counted as often as they run.
+
+    A product with result `(m, n)` over an inner axis of length k takes $2 m n k$: a multiplication and an addition for
+    each. Of a branch the dearer side counts; a loop whose length is not known before it runs counts once.
+
+    >>> matrix_flops(lambda a, b: a @ b, jnp.ones((2, 3)), jnp.ones((3, 5)))
+    60
+    """
+    return _flops_of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _flops_of(jaxpr) -> int:
+    return sum(_flops_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _flops_of_equation(equation) -> int:
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        inner = 1
+        for axis in contracted:
+            inner *= equation.invars[0].aval.shape[axis]
+        return 2 * equation.outvars[0].aval.size * inner
+    inside = [_flops_of(jaxpr) for value in equation.params.values() for jaxpr in _programs_in(value)]
+    if equation.primitive.name == "cond":
+        return max(inside, default=0)
+    return equation.params.get("length", 1) * sum(inside) if equation.primitive.name == "scan" else sum(inside)
+
+
+def _programs_in(value):
+    if hasattr(value, "eqns"):
+        yield value
+    elif hasattr(value, "jaxpr"):
+        yield value.jaxpr
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _programs_in(item)

@@ -1,0 +1,104 @@
+"""Every estimate of `minilm info` against what is compiled and run."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minilm import generation, machines, plan
+from minilm.config import PRESETS
+from minilm.data.batching import Batch
+from minilm.models import gpt
+from minilm.sampling import GREEDY, check_sampler
+from minilm.training import init_state, make_optimizer, make_step
+from tests import tolerances
+
+QUICK = dataclasses.replace(PRESETS["quick"], batch_size=6)
+CONFIG = gpt.Config(vocab_size=300, context_length=48, n_layers=3, n_heads=2, d_model=64)
+REMAT = dataclasses.replace(CONFIG, remat=True)
+
+
+@functools.cache
+def planned(config):
+    with jax.enable_x64(False):
+        return plan.make_plan(gpt, config, QUICK)
+
+
+def total_bytes(compiled):
+    """What the compiled program holds at once; the compiler's own peak leaves temporaries out on a CPU."""
+    memory = compiled.memory_analysis()
+    parts = (memory.temp_size_in_bytes, memory.argument_size_in_bytes, memory.output_size_in_bytes)
+    return sum(parts) - memory.alias_size_in_bytes
+
+
+def test_parameters_are_counted_exactly():
+    params = gpt.init(jax.random.key(0), CONFIG)
+    assert sum(planned(CONFIG).parameters.values()) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert planned(CONFIG).parameters["embedding"] == 300 * 64
+    assert planned(CONFIG).parameters["blocks feed_forward"] == 3 * (2 * 64 * 256 + 64 + 256)
+    assert planned(CONFIG).weights == sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
+
+
+def test_arithmetic_is_the_formula_of_the_page():
+    L, d, t, n = 3, 64, 48, 300
+    forward = 2 * (12 * L * d**2 + n * d) + 4 * L * t * d
+    assert planned(CONFIG).forward_flops == forward
+    assert planned(CONFIG).training_flops == 3 * forward
+
+
+def test_a_scan_counts_as_often_as_it_runs():
+    w = jnp.ones((3, 3))
+    loop = functools.partial(jax.lax.scan, lambda x, _: (x @ w, None), length=7)
+    assert plan.matrix_flops(loop, jnp.ones((2, 3))) == 7 * 2 * 2 * 3 * 3
+    assert plan.matrix_flops(lambda x: jax.lax.cond(True, lambda: x @ w, lambda: x), jnp.ones((2, 3))) == 36
+
+
+@pytest.mark.parametrize("config", [CONFIG, REMAT], ids=["plain", "remat"])
+def test_training_is_what_the_compiler_counts_and_holds(config):
+    with jax.enable_x64(False):
+        optimizer = make_optimizer(QUICK.optimization, QUICK.steps)
+        state = jax.eval_shape(lambda: init_state(gpt.init(jax.random.key(0), config), optimizer))
+        shape = (1, 1, 6, 48)
+        batches = Batch(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)))
+        loss = functools.partial(gpt.loss, config=config)
+        step = make_step(loss, optimizer, seed=0).lower(state, batches).compile()
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), batches)
+        gradient = jax.jit(jax.grad(lambda p, batch: loss(p, batch)[0])).lower(state.params, one).compile()
+    flops, held = gradient.cost_analysis()["flops"] / (6 * 48), total_bytes(step)
+    estimate = planned(config)
+    tolerances.assert_estimate(estimate.training_flops, flops, tolerances.FLOPS_ESTIMATE)
+    tolerances.assert_estimate(estimate.training_bytes, held, tolerances.BYTES_ESTIMATE)
+
+
+def test_generation_holds_its_weights_and_its_cache():
+    with jax.enable_x64(False):
+        params = gpt.init(jax.random.key(0), CONFIG)
+        progress = generation.start(gpt, params, CONFIG, [[1, 2, 3]], max_new_tokens=4)
+        arguments = (gpt, CONFIG, params, check_sampler(GREEDY), np.int32(-1), progress, 4)
+        held = total_bytes(generation.advance.lower(*arguments).compile())
+    assert planned(CONFIG).cache == plan.bytes_of(progress.state)
+    tolerances.assert_estimate(planned(CONFIG).generation_bytes, held, tolerances.BYTES_ESTIMATE)
+
+
+def test_time_falls_with_the_machine_and_memory_decides_what_fits():
+    estimate = planned(CONFIG)
+    slow = machines.Machine("slow", 1e9, 1e9, 1e6, "")
+    fast = machines.Machine("fast", 1e12, 1e12, 1e12, "")
+    ratio = machines.training_seconds(estimate, slow, 10) / machines.training_seconds(estimate, fast, 10)
+    assert round(ratio) == 1000
+    assert machines.token_seconds(estimate, slow) > machines.token_seconds(estimate, fast)
+    assert machines.fits(estimate.training_bytes, fast)
+    assert not machines.fits(estimate.training_bytes, slow)
+    # Writing one token is bound by bandwidth on anything that multiplies faster than it reads.
+    assert machines.token_seconds(estimate, slow) == estimate.generation_bytes / 1e9
+
+
+def test_the_table_of_machines_is_plausible():
+    for machine in machines.ACCELERATORS:
+        assert 1e13 < machine.flops < 1e16
+        assert 1e11 < machine.bandwidth < 1e13
+        assert 1e10 < machine.memory < 1e12
+        assert machine.source

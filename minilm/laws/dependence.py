@@ -1,0 +1,185 @@
+"""Laws of dependence: what an output of a mixer f(x: (t, d)) -> (t, d) may know of its inputs, and what it must."""
+
+from collections.abc import Callable
+
+import numpy as np
+from hypothesis import strategies as st
+
+from minilm.laws.search import BITWISE, USUAL, LawBroken, Search, apart, array, forall
+
+
+def determinism(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""The same input twice gives the same output twice: dropout is off and nothing is carried over.
+
+    $$ f(x) = f(x) $$
+    """
+
+    @st.composite
+    def inputs(draw):
+        return {"x": draw(search.array(draw(search.length()), d))}
+
+    def violation(x):
+        phrase = apart(mixer(x), array(mixer(x)).copy(), BITWISE)
+        return phrase and f"the output {phrase} from one call to the next with the same input"
+
+    forall("determinism", inputs(), violation, search)
+
+
+def causality(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""The future changes nothing in the past, not even the last bit, though it be ten thousand times as loud.
+
+    $$ x_{\le i} = x'_{\le i} \implies f(x)_i = f(x')_i $$
+
+    Loud, because a mask of -1e4 hides nothing once scores go beyond it.
+    """
+
+    @st.composite
+    def inputs(draw):
+        x = draw(search.loud(draw(search.length(2)), d))
+        first = draw(st.integers(1, len(x) - 1))
+        future = draw(search.loud(len(x) - first, d))
+        return {"x": x, "changed": np.concatenate([x[:first], future]), "first": first}
+
+    def violation(x, changed, first):
+        phrase = apart(array(mixer(changed))[:first], array(mixer(x))[:first], BITWISE)
+        return phrase and f"an output before position {first} {phrase} when only inputs from {first} on change"
+
+    forall("causality", inputs(), violation, search)
+
+
+def causality_of_gradient(grad: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""No gradient flows from an output to a later input: it is exactly 0. `grad(x, d_y) -> d_x` is the mixer's.
+
+    $$ \partial f(x)_i / \partial x_j = 0 \quad\text{for } j > i $$
+    """
+
+    @st.composite
+    def inputs(draw):
+        x = draw(search.array(draw(search.length(2)), d))
+        d_y = np.zeros_like(x)
+        i = draw(st.integers(0, len(x) - 2))
+        d_y[i] = 1
+        return {"x": x, "d_y": d_y, "i": i}
+
+    def violation(x, d_y, i):
+        leak = array(grad(x, d_y))[i + 1 :]
+        phrase = apart(leak, np.zeros_like(leak), BITWISE)
+        return phrase and f"the gradient of output {i} with respect to later inputs {phrase} (it must be 0)"
+
+    forall("causality of gradient", inputs(), violation, search)
+
+
+def prefix_equals_whole(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""What a causal mixer says of a prefix does not depend on how much follows, or on the length it is padded to.
+
+    $$ f(x_{<n}) = f(x)_{<n} $$
+    """
+
+    @st.composite
+    def inputs(draw):
+        x = draw(search.array(draw(search.length(2)), d))
+        return {"x": x, "n": draw(st.integers(1, len(x) - 1))}
+
+    def violation(x, n):
+        phrase = apart(mixer(x[:n]), array(mixer(x))[:n], inputs=(x,))
+        return (
+            phrase
+            and f"the output for the first {n} of {len(x)} positions {phrase} from the same positions of the whole"
+        )
+
+    forall("prefix equals whole", inputs(), violation, search)
+
+
+def padding_ignored(padded: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""Padding changes no real output, left or right, whatever it holds: `padded(x, real: (t,) of bool) -> y`.
+
+    $$ f(x, r)_r = f(x_r, \mathbf 1) $$
+    """
+
+    @st.composite
+    def inputs(draw):
+        x = draw(search.array(draw(search.length()), d))
+        left, right = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+        junk = draw(search.loud(left + right, d))
+        real = np.repeat([False, True, False], [left, len(x), right])
+        return {"x": np.concatenate([junk[:left], x, junk[left:]]), "real": real}
+
+    def violation(x, real):
+        phrase = apart(array(padded(x, real))[real], padded(x[real], real[real]), inputs=(x[real],))
+        return phrase and f"the output at real positions {phrase} from the output without padding"
+
+    forall("padding ignored", inputs(), violation, search)
+
+
+def documents_kept_apart(packed: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""Documents packed into one row give what each gives alone: `packed(x, document: (t,)) -> y`.
+
+    $$ f(x, c)_{c = j} = f(x_{c = j}, 0) $$
+    """
+
+    @st.composite
+    def inputs(draw):
+        x = draw(search.array(draw(search.length(2)), d))
+        return {"x": x, "document": (np.arange(len(x)) >= draw(st.integers(1, len(x) - 1))).astype(np.int32)}
+
+    def violation(x, document):
+        whole = array(packed(x, document))
+        for j in (0, 1):
+            alone = packed(x[document == j], np.zeros(np.sum(document == j), np.int32))
+            if phrase := apart(whole[document == j], alone, inputs=(x,)):
+                return f"document {j} {phrase} from the same document alone"
+        return None
+
+    forall("documents kept apart", inputs(), violation, search)
+
+
+def permutation_equivariance(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""Without positions and without a mask, a mixer sees a set: permuted inputs give permuted outputs.
+
+    $$ f(x_\pi) = f(x)_\pi $$
+    """
+
+    @st.composite
+    def inputs(draw):
+        x = draw(search.array(draw(search.length(2)), d))
+        return {"x": x, "order": np.array(draw(st.permutations(range(len(x)))))}
+
+    def violation(x, order):
+        phrase = apart(mixer(x[order]), array(mixer(x))[order], inputs=(x,))
+        return phrase and f"the output for permuted inputs {phrase} from the permuted output"
+
+    forall("permutation equivariance", inputs(), violation, search)
+
+
+def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) -> None:
+    r"""A causal window of w sees exactly w tokens, itself among them: neither one more nor one less.
+
+    $$ f(x)_i \text{ depends on } x_j \iff i - w < j \le i $$
+
+    Many configurations mean something else by w: Hugging Face and minilm count the token itself, while
+    FlashAttention's and `jax.nn`'s `(left, right)` do not (`left = w - 1`). In a stack, windows add up.
+    """
+    name = "window honoured"
+
+    @st.composite
+    def inputs(draw):
+        x = draw(search.array(w + draw(st.integers(1, 3)), d))
+        i, j = draw(st.sampled_from([(i, j) for i in range(len(x)) for j in range(len(x)) if not i - w < j <= i]))
+        changed = x.copy()
+        changed[j] = draw(search.loud(d))
+        return {"x": x, "changed": changed, "i": i, "j": j}
+
+    def violation(x, changed, i, j):
+        phrase = apart(array(mixer(changed))[i], array(mixer(x))[i], BITWISE)
+        return phrase and f"output {i} {phrase} when input {j} changes, which a window of {w} does not reach"
+
+    forall(name, inputs(), violation, search)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(w + 2, d)).astype(search.dtype)
+    i, y = w, array(mixer(x))[w]
+    for j in range(i - w + 1, i + 1):
+        changed = x.copy()
+        changed[j] = rng.normal(size=d)
+        if np.array_equal(array(mixer(changed))[i], y):
+            sentence = f"output {i} does not change with input {j}, which a window of {w} reaches"
+            raise LawBroken(name, sentence, {"x": x, "changed": changed})

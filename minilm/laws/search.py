@@ -1,0 +1,160 @@
+r"""How a law looks for the smallest input that breaks it, and how far two results may be apart.
+
+Every tolerance of the laws is a row of this table. Two results count as equal when they differ by at most
+
+$$ C \cdot u \cdot \max(|\text{results}|, |\text{inputs}|) $$
+
+where u is the unit roundoff of the *coarser* of the two results' dtypes: 2.2e-16 for float64, 1.2e-7 for float32,
+7.8e-3 for bfloat16. A float64 function is thus held to fourteen digits, a bfloat16 one to what it has.
+
+| constant     | C     | what is compared                                                             |
+|--------------|-------|------------------------------------------------------------------------------|
+| `BITWISE`    | 0     | what may not differ at all: the past after a change of the future            |
+| `LAYER`      | 64    | the same mathematics in another order: another batch, tile, cache or padding |
+| `FAR`        | 16    | a norm's output when the mean is r deviations from 0; the bound is C·u·r     |
+| `DIFFERENCE` | 4096  | a gradient and central differences; h = u^(1/3), the bound is C·u^(2/3)      |
+
+The chance that a correct sampler fails the chi-square test is `FALSE_ALARM`, one in a million.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, Verbosity, find, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky, NoSuchExample
+
+BITWISE = 0.0
+LAYER = 64.0
+FAR = 16.0
+DIFFERENCE = 4096.0
+FALSE_ALARM = 1e-6
+
+CHANCE = "the same input was judged differently the second time; laws need dropout and all other chance off"
+
+
+class LawBroken(AssertionError):  # noqa: N818, the sentence reads better so
+    """A law does not hold: `law` is its name, `sentence` what broke and by how much, `inputs` the smallest such."""
+
+    def __init__(self, law: str, sentence: str, inputs: dict):
+        self.law, self.sentence, self.inputs = law, sentence, inputs
+        super().__init__("\n".join([f"{law}: {sentence}", *(_line(name, value) for name, value in inputs.items())]))
+
+
+@dataclass(frozen=True)
+class Search:
+    """How hard a law looks.
+
+    Attributes:
+      lengths: how long sequences may be, shortest first; a compiled function is compiled once for each.
+      examples: how many inputs are tried before a law is said to hold.
+      dtype: of the inputs handed to your function; results are judged by the dtype that comes back.
+    """
+
+    lengths: tuple[int, ...] = (1, 2, 3, 5)
+    examples: int = 40
+    dtype: str = "float64"
+
+    def array(self, *shape: int, odd: bool = False) -> st.SearchStrategy:
+        """Quarters from -9/4 to 9/4, which shrink to 0 (odd: eighths, never 0); where they are many, by a seed."""
+        size = int(np.prod(shape))
+        if size > 128:
+            seeds = st.integers(0, 2**20)
+            return seeds.map(lambda seed: np.random.default_rng(seed).normal(size=shape).astype(self.dtype))
+        numbers = st.tuples(*[st.integers(-9, 9)] * size).map(lambda n: np.array(n, np.float64).reshape(shape))
+        return numbers.map(lambda n: ((2 * n + 1) / 8 if odd else n / 4).astype(self.dtype))
+
+    def loud(self, *shape: int) -> st.SearchStrategy:
+        """The same, up to ten thousand times larger."""
+        return st.builds(lambda x, s: (x * s).astype(self.dtype), self.array(*shape), st.sampled_from([1.0, 1e2, 1e4]))
+
+    def length(self, least: int = 1) -> st.SearchStrategy:
+        """One of the lengths that are at least `least`."""
+        return st.sampled_from([t for t in self.lengths if t >= least] or [least])
+
+
+USUAL = Search()
+
+
+def forall(law: str, inputs: st.SearchStrategy, violation: Callable[..., str | None], search: Search) -> None:
+    """Raise `LawBroken` with the smallest of `inputs`, a dictionary by name, for which `violation` has a sentence."""
+
+    def sentence(case: dict) -> str:
+        try:
+            return violation(**case) or ""
+        except Exception as error:
+            return f"the function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+    try:
+        smallest = find(inputs, lambda case: bool(sentence(case)), settings=_quiet(search), random=Random(0))
+    except NoSuchExample:
+        return
+    except Flaky:
+        raise LawBroken(law, CHANCE, {}) from None
+    raise LawBroken(law, sentence(smallest) or CHANCE, smallest)
+
+
+def array(result: Any) -> np.ndarray:
+    """As NumPy sees it; a PyTorch tensor leaves its graph behind."""
+    return np.asarray(result.detach() if hasattr(result, "detach") else result)
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    """The arrays of nested tuples, lists and dictionaries, in order."""
+    if isinstance(tree, dict):
+        tree = tuple(tree.values())
+    if isinstance(tree, tuple | list):
+        return [leaf for branch in tree for leaf in leaves(branch)]
+    return [] if tree is None else [array(tree)]
+
+
+def unit_roundoff(dtype: np.dtype) -> float:
+    """The distance from 1 to the next larger number, found by halving, so that bfloat16 needs no special case.
+
+    >>> unit_roundoff(np.dtype("float32")) == np.finfo("float32").eps
+    True
+    """
+    gap = 1.0
+    while dtype.type(1 + gap / 2) != dtype.type(1):
+        gap /= 2
+    return gap
+
+
+def apart(actual: Any, expected: Any, C: float = LAYER, inputs: tuple = ()) -> str:
+    """How `actual` is not `expected`, as the end of a sentence; empty where it is, to the tolerance of the table."""
+    a, e = array(actual), array(expected)
+    if a.shape != e.shape:
+        return f"has shape {a.shape} where {e.shape} was expected"
+    if a.size == 0:
+        return ""
+    u = max(0.0 if x.dtype.kind in "iub" else unit_roundoff(x.dtype) for x in (a, e))
+    a, e = a.astype(np.float64), e.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(e).all()):
+        return "is not finite"
+    scale = max(float(np.abs(x).max()) for x in (a, e, *(np.asarray(x, np.float64) for x in inputs)) if np.size(x))
+    error, bound = float(np.abs(a - e).max()), C * u * scale
+    if error <= bound:
+        return ""
+    return f"differs by {error:.2g} where {bound:.2g} is allowed" if C else f"changes by {error:.2g}"
+
+
+def _quiet(search):
+    return settings(
+        max_examples=search.examples,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+        suppress_health_check=tuple(HealthCheck),  # pyright: ignore[reportArgumentType]
+        verbosity=Verbosity.quiet,
+    )
+
+
+def _line(name, value):
+    small = isinstance(value, np.ndarray)
+    text = np.array2string(value, precision=4, separator=", ", threshold=64) if small else repr(value)
+    return f"  {name} = " + text.replace("\n", "\n" + " " * (len(name) + 5))

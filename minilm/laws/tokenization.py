@@ -1,0 +1,88 @@
+"""Laws of tokenizers: any encode(text) -> ids and decode(ids) -> text, or the same of bytes."""
+
+from collections.abc import Callable
+
+from hypothesis import strategies as st
+
+from minilm.laws.search import Search, forall
+
+THOROUGH = Search(examples=200)
+
+
+def text_round_trip(encode: Callable, decode: Callable, *, search: Search = THOROUGH) -> None:
+    r"""Whatever can be written comes back as it was: any Unicode, white space and control characters included.
+
+    $$ \mathrm{decode}(\mathrm{encode}(s)) = s $$
+    """
+
+    def violation(text):
+        back = decode(encode(text))
+        return None if back == text else f"it comes back as {back!r}"
+
+    forall("text round trip", st.fixed_dictionaries({"text": _text()}), violation, search)
+
+
+def bytes_round_trip(encode: Callable, decode: Callable, *, search: Search = THOROUGH) -> None:
+    r"""Any bytes come back, valid UTF-8 or not: `encode(bytes) -> ids`, `decode(ids) -> bytes`.
+
+    $$ \mathrm{decode}(\mathrm{encode}(b)) = b $$
+    """
+
+    def violation(data):
+        back = bytes(decode(encode(data)))
+        return None if back == data else f"they come back as {back!r}"
+
+    forall("bytes round trip", st.fixed_dictionaries({"data": st.binary(max_size=12)}), violation, search)
+
+
+def pieces_join(encode: Callable, decode_bytes: Callable, *, search: Search = THOROUGH) -> None:
+    r"""Tokens decoded one by one and joined give the whole, as streaming needs. `decode_bytes(ids) -> bytes`.
+
+    $$ \mathrm{decode}(a) + \mathrm{decode}(b) = \mathrm{decode}(a + b) $$
+    """
+
+    def violation(text):
+        ids = list(encode(text))
+        joined, whole = b"".join(bytes(decode_bytes([i])) for i in ids), bytes(decode_bytes(ids))
+        return None if joined == whole else f"its tokens one by one decode to {joined!r}, together to {whole!r}"
+
+    forall("pieces join", st.fixed_dictionaries({"text": _text()}), violation, search)
+
+
+def special_tokens_stay_text(encode: Callable, specials: dict[str, int], *, search: Search = THOROUGH) -> None:
+    r"""What a user types is text: no spelling of a special token in it becomes that token. `specials`: spelling -> id.
+
+    $$ \mathrm{encode}(s) \cap \mathrm{specials} = \varnothing $$
+    """
+    text = st.lists(st.one_of(st.sampled_from(sorted(specials)), st.text("a <|>\n", max_size=3)), max_size=4).map(
+        "".join
+    )
+
+    def violation(text):
+        smuggled = {name for name, i in specials.items() if i in set(encode(text))}
+        return f"it produced the special token {min(smuggled)}" if smuggled else None
+
+    forall("special tokens stay text", st.fixed_dictionaries({"text": text}), violation, search)
+
+
+def ids_in_vocabulary(encode: Callable, n: int, *, search: Search = THOROUGH) -> None:
+    r"""Every id has a row in an embedding of n rows: JAX would clamp one that has not, silently.
+
+    $$ 0 \le \mathrm{encode}(s)_i < n $$
+    """
+
+    def violation(text):
+        outside = [i for i in encode(text) if not 0 <= i < n]
+        return f"it gives the id {outside[0]}, outside a vocabulary of {n}" if outside else None
+
+    forall("ids in vocabulary", st.fixed_dictionaries({"text": _text()}), violation, search)
+
+
+def _text():
+    """Any Unicode but lone surrogates, which no UTF-8 can hold; half of it of what tokenizers stumble over."""
+    awkward = st.sampled_from(
+        [" ", "  ", "\n", "\r\n", "\t", "'s", "é", "e\u0301", "中", "🙂", "\u00a0", "\x00", "\ufffd", "İ", "a", "1"]
+    )
+    return st.one_of(
+        st.lists(awkward, max_size=6).map("".join), st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+    )

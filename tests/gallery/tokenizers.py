@@ -1,0 +1,63 @@
+"""Planted bugs of tokenizers. The correct twins spell bytes: id 0 to 255, and 256 for the end of a text."""
+
+import re
+
+from minilm import laws
+from tests.gallery import plant
+
+END = "<|endoftext|>"
+
+
+def encode(text):
+    return list(text.encode())
+
+
+def decode(ids):
+    return bytes(ids).decode()
+
+
+@plant(laws.text_round_trip)
+def white_space_that_is_lost():
+    """Words split at white space and joined with one blank: LLMs-from-scratch issue 1017; byte-level BPE without a
+    pre-tokenizer in
+    dotnet/machinelearning issue 7715."""
+    return (lambda text: text.split(), " ".join), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def a_blank_in_front():
+    """`add_prefix_space` puts a blank before the text that nobody takes away again; see tokenizers issue 1399."""
+    return (lambda text: encode(" " + text), decode), (encode, decode)
+
+
+@plant(laws.bytes_round_trip)
+def bytes_that_are_no_characters():
+    """Bytes pass through a string and come back as U+FFFD: tiktoken issue 388 asks for a way around it."""
+    lossy = lambda data: list(data.decode(errors="replace").encode())  # noqa: E731
+    return (lossy, bytes), (list, bytes)
+
+
+@plant(laws.pieces_join)
+def half_a_character_decoded_alone():
+    """Each token decoded to text by itself turns half a character into U+FFFD: Megatron-LM issue 4126."""
+    one_by_one = lambda ids: "".join(bytes([i]).decode(errors="replace") for i in ids).encode()  # noqa: E731
+    return (encode, lambda ids: bytes(ids) if len(ids) != 1 else one_by_one(ids)), (encode, bytes)
+
+
+@plant(laws.special_tokens_stay_text, specials={END: 256})
+def a_user_who_types_the_end():
+    """The spelling of a control token in a user's message becomes the token: tokenizers issue 1347, gemma issue 768,
+    transformers issue 29279."""
+
+    def obliging(text):
+        pieces = re.split(f"({re.escape(END)})", text)
+        return [i for piece in pieces for i in ([256] if piece == END else piece.encode())]
+
+    return obliging, encode
+
+
+@plant(laws.ids_in_vocabulary, n=256)
+def a_token_without_a_row():
+    """A token added to the tokenizer but not to the embedding; a GPU or JAX doesn't even complain: transformers issue
+    1062, E5-V issue 7."""
+    return lambda text: [*encode(text), 256], encode

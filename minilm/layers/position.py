@@ -98,7 +98,8 @@ def rotary(
     [0.54, 0.841]
     """
     a = _angles(position, x.shape[-1], theta, x.dtype)
-    first, second = _rotate(*jnp.split(x, 2, axis=-1), a)
+    half = x.shape[-1] // 2
+    first, second = _rotate(x[..., :half], x[..., half:], a)
     return jnp.concatenate([first, second], -1).astype(x.dtype)
 
 

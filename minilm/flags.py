@@ -212,7 +212,7 @@ def _defaults(arguments, preset):
 
 
 def _value_of(flag, arguments):
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if argument == flag:
             return following
         if argument.startswith(flag + "="):

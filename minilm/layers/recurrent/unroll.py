@@ -152,10 +152,12 @@ def truncated_unroll(cell: Callable, params, state, xs: Float[Array, "... t i"],
     return _scan(cell, params, state, xs, length, segment=segment)
 
 
-# Compiled once for each cell, so that calling `unroll` again costs no second trace. The scan stays as it is: reading
-# all inputs in one product beforehand, or several steps at each turn of the loop, is slower on a CPU.
+# Compiled once for each cell, so that calling `unroll` again costs no second trace. Slower on a CPU were: all inputs in
+# one product before the loop, several steps at each turn of it, and the weights' gradient from saved states after it.
 @partial(jax.jit, static_argnames=("cell", "segment", "reverse"))
 def _scan(cell, params, state, xs, length, *, segment=None, reverse=False):
+    cell = jax.checkpoint(cell, policy=_is_expensive, prevent_cse=False)
+
     def one_sequence(state, xs, length):
         def step(state, inputs):
             x, is_border, is_inside = inputs
@@ -175,6 +177,11 @@ def _scan(cell, params, state, xs, length, *, segment=None, reverse=False):
     for _ in xs.shape[:-2]:
         one_sequence = jax.vmap(one_sequence)
     return one_sequence(state, xs, length)
+
+
+def _is_expensive(primitive, *_, **__):
+    """What the backward pass keeps of each step; sums and products of gates it computes again, for less than a read."""
+    return primitive.name in ("dot_general", "tanh", "logistic")
 
 
 def _choose(condition, if_true, if_false):

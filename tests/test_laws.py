@@ -1,5 +1,7 @@
 """The laws, held against planted bugs, against correct code of four frameworks, and against their own promises."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -9,6 +11,7 @@ from minilm import laws
 from tests.gallery import all_plants
 from tests.gallery.textbook import W_K, W_Q, D, attend, causal, self_attention, softmax
 
+FEW = laws.Search(lengths=(1, 2, 5), examples=15)  # for code that compiles, or draws a graph at each call
 PLANTS = all_plants()
 every_plant = pytest.mark.parametrize("bug", PLANTS, ids=[bug.name for bug in PLANTS])
 
@@ -156,6 +159,23 @@ def test_the_other_checks_hold_for_correct_code_and_leave_nothing_out():
         assert not report.raise_if_broken().not_checked
 
 
+def test_the_laws_need_no_jax():
+    code = "import sys, minilm.laws; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_results_are_judged_by_the_dtype_that_comes_back(dtype):
+    def rounded(x):
+        return x.astype(dtype) / 3
+
+    laws.agreement(rounded, lambda x: (x / 3).astype(dtype), d=3)
+    with pytest.raises(laws.LawBroken):
+        laws.agreement(rounded, lambda x: (x / 3 * 1.5).astype(dtype), d=3)
+    with pytest.raises(laws.LawBroken):
+        laws.agreement(lambda x: x / 3, lambda x: x / 3 * (1 + 1e-9), d=3)
+
+
 def test_pytorch_modules_obey_by_a_lambda():
     import torch
 
@@ -174,7 +194,7 @@ def test_pytorch_modules_obey_by_a_lambda():
         y, _ = module(x[None], x[None], x[None], attn_mask=hidden, need_weights=False)
         return torch.autograd.grad(y[0], x, torch.tensor(d_y))[0]
 
-    laws.check(run, d=8, causal=True, weights=lambda x: run(x, True), grad=grad).raise_if_broken()
+    laws.check(run, d=8, causal=True, weights=lambda x: run(x, True), grad=grad, search=FEW).raise_if_broken()
 
 
 def test_pytorch_sdpa_obeys_the_laws_of_attention_with_a_boolean_mask():
@@ -185,7 +205,7 @@ def test_pytorch_sdpa_obeys_the_laws_of_attention_with_a_boolean_mask():
             *map(torch.tensor, (q, k, v)), attn_mask=torch.tensor(mask)
         )
 
-    report = laws.check_attention(sdpa, other=attend)
+    report = laws.check_attention(sdpa, other=attend, search=FEW)
     assert not report.broken, str(report)
 
 
@@ -201,7 +221,7 @@ def test_flax_modules_obey_by_a_lambda():
     def mixer(x):
         return module.apply(variables, x, mask=nn.make_causal_mask(x[:, 0]))
 
-    search = laws.Search(lengths=(1, 2, 5), dtype="float32")
+    search = laws.Search(lengths=(1, 2, 5), examples=15, dtype="float32")
     laws.check(mixer, d=8, causal=True, batched=mixer_of_batches(mixer), search=search).raise_if_broken()
 
 
@@ -218,11 +238,54 @@ def test_jax_functions_obey_as_they_are():
     def grad(x, d_y):
         return jax.vjp(mixer, x)[1](d_y)[0]
 
-    search = laws.Search(lengths=(1, 2, 5))
-    laws.check(mixer, d=3, causal=True, grad=grad, search=search).raise_if_broken()
+    laws.check(mixer, d=3, causal=True, grad=grad, search=FEW).raise_if_broken()
 
 
 def mixer_of_batches(mixer):
     import jax
 
     return jax.jit(jax.vmap(mixer))
+
+
+def test_minilms_attention_obeys_with_its_rules_and_its_cache():
+    import jax
+    import jax.numpy as jnp
+
+    from minilm.layers.attention.core import Dense, dot_product_attention
+    from minilm.layers.attention.masks import Causal, SameDocument, SlidingWindow
+    from minilm.layers.attention.multi_head import softmax_mixer
+    from minilm.shapes import Tokens
+
+    def attend(q, k, v, mask):
+        return dot_product_attention(*(jnp.asarray(a)[None] for a in (q[None], k, v)), jnp.asarray(mask))[0, 0]
+
+    few = laws.Search(lengths=(2, 5), examples=5)
+    laws.check_attention(attend, search=few).raise_if_broken()
+
+    mixer = softmax_mixer(Dense(Causal() & SlidingWindow(3) & SameDocument()), g=2, r=1, k=2, v=3)
+    params = jax.tree.map(lambda w: w.astype(jnp.float64), mixer.init(jax.random.key(0), 4))
+
+    def packed(x, document):
+        start = np.searchsorted(document, document)
+        position = jnp.asarray(np.arange(len(x)) - start, jnp.int32)
+        return mixer.apply(params, jnp.asarray(x), Tokens(position, jnp.asarray(document, jnp.int32)))
+
+    def mix(x):
+        return packed(x, np.zeros(len(x)))
+
+    def step(state, x):
+        position, cache = state
+        cache, y = mixer.step(params, cache, jnp.asarray(x), Tokens.arange(len(x), position))
+        return (position + len(x), cache), y
+
+    laws.check(
+        mix,
+        d=4,
+        causal=True,
+        window=3,
+        step=step,
+        init_state=lambda: (0, mixer.init_state(params, 8, jnp.float64)),
+        packed=packed,
+        grad=lambda x, d_y: jax.vjp(mix, jnp.asarray(x))[1](jnp.asarray(d_y))[0],
+        search=few,
+    ).raise_if_broken()

@@ -66,4 +66,4 @@ def the_mean_of_squares_less_the_square_of_the_mean():
         with np.errstate(invalid="ignore"):
             return (x - mean) / np.sqrt(variance + np.float32(1e-5))
 
-    return one_pass, lambda x: layer_norm(x, np.float32(1e-5))
+    return one_pass, layer_norm

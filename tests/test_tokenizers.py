@@ -16,10 +16,11 @@ from minilm.data.tokenizers.bpe import learn_merges
 from minilm.data.tokenizers.pretokenize import _ASCII_PATTERN, GPT2_PATTERN, words
 
 TEXT = (
-    "The cat sat on the mat; the cat's hat wasn't on the cat. We'll say they've sat, they're sitting, I'd sit, I'm sat.\n"
+    "The cat sat on the mat; the cat's hat wasn't on the cat. We'll say they've sat, they're sitting, I'd sit.\n"
     "\n"
     "    def attend(self, queries, keys, values):\n        return softmax(queries @ keys.T) @ values  # 1234567890\n"
-    "Ça dépend de l'été — naïve Straße, привет мир, 你好世界, 123 ½ ² 漢字 😀😀 aaaaaaaaaaaaaaaaaaaa      \t\t\r\n\x1c\x85\u3000"
+    "Ça dépend de l'été — naïve Straße, привет мир, 你好世界, 123 ½ ² 漢字 😀😀"
+    " aaaaaaaaaaaaaaaaaaaa      \t\t\r\n\x1c\x85\u3000"
 )
 
 

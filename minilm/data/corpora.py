@@ -15,6 +15,7 @@ BLOCK = 1 << 20  # bytes read at a time
 LONG = 1 << 20  # characters; a longer file is several documents
 STRETCH = 1 << 13  # characters of a document cut from a single file
 BUILT_IN = ("prose", "code")
+TOPICS = "pydoc_data/topics.py"  # the language reference as text, all of it in one dictionary
 
 
 def documents(source: str, encoding: str = "utf-8") -> Iterator[str]:
@@ -44,12 +45,12 @@ def documents(source: str, encoding: str = "utf-8") -> Iterator[str]:
 
 
 def prose() -> Iterator[str]:
-    """English: the topics of Python's language reference, then the docstrings of each module of the standard library.
+    """English: the topics of Python's language reference, then each module's docstrings and longer comments.
 
     Paragraphs that are code, grammar, tables or signatures are left out, the others are written on one line each.
     """
     for module, source in _standard_library():
-        texts = _topics(source) if module == "pydoc_data/topics.py" else ["\n\n".join(_docstrings(source))]
+        texts = _topics(source) if module == TOPICS else ["\n\n".join(_explanations(source))]
         for text in texts:
             paragraphs = list(dict.fromkeys(_paragraphs(text)))
             if sum(map(len, paragraphs)) >= 200:
@@ -59,7 +60,7 @@ def prose() -> Iterator[str]:
 def code() -> Iterator[str]:
     """The sources of the standard library, a module a document."""
     for module, source in _standard_library():
-        if module != "pydoc_data/topics.py" and source.strip():
+        if module != TOPICS and source.strip():
             yield source
 
 
@@ -83,11 +84,15 @@ def _topics(source):
     return []
 
 
-def _docstrings(source):
+def _explanations(source):
+    """The docstrings, and the comments of two lines or more, in the order of the source."""
     owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, owners) and (text := ast.get_docstring(node, clean=True)):
-            yield text
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, owners) and ast.get_docstring(node)]
+    found = [(node.body[0].lineno, ast.get_docstring(node) or "") for node in nodes]
+    for comment in re.finditer(r"(?:^[ \t]*#(?: .*)?\n){2,}", source, re.MULTILINE):
+        text = re.sub(r"^[ \t]*# ?", "", comment[0], flags=re.MULTILINE)
+        found.append((1 + source.count("\n", 0, comment.start()), text))
+    return [text for _, text in sorted(found)]
 
 
 def _paragraphs(text):
@@ -103,7 +108,7 @@ def _is_english(line):
     words = re.findall(r"[A-Za-z]+", line)
     plain = sum(map(len, re.findall(r"[A-Za-z ,.;:'\"()-]", line)))
     return (
-        len(words) >= 6
+        len(words) >= 5
         and plain >= 0.94 * len(line)
         and ">>>" not in line
         and "::=" not in line

@@ -1,0 +1,184 @@
+"""Corpora: the same documents every time, bad input named in a sentence, and nothing held out that was also read."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minilm.data import corpora
+from minilm.data.corpora import documents
+from minilm.data.held_out import _shingles, held_out, near_duplicates
+from minilm.data.token_file import open_tokens, write_tokens
+from minilm.data.tokenizers import BPETokenizer, ByteTokenizer
+from minilm.models.ngram import xz_bits_per_byte
+
+
+def essay(seed, n_words=150):
+    """Words that no other essay has."""
+    letters = np.random.default_rng(seed).choice(list("abcdefghijklmnopqrstuvwxyz"), (n_words, 6))
+    return " ".join("".join(word) for word in letters) + ".\n"
+
+
+@pytest.fixture(scope="module")
+def prose():
+    return list(documents("prose"))
+
+
+def test_the_prose_is_english_and_enough_of_it(prose):
+    text = "".join(prose)
+    assert len(text) > 1_500_000
+    assert ">>>" not in text
+    letters = sum(c.isascii() and (c.isalpha() or c == " ") for c in text) / len(text)
+    assert letters > 0.9
+    assert prose[0].startswith("Assert statements are a convenient way")
+
+
+def test_documents_come_in_the_same_order_every_time(prose, tmp_path):
+    assert [text for text, _ in zip(documents("prose"), range(40), strict=False)] == prose[:40]
+    for name in ("b", "a", "c/d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert list(documents(str(tmp_path))) == ["a", "b", "c/d"]
+    assert list(documents(str(tmp_path / "**" / "[ad]"))) == ["a", "c/d"]
+
+
+def test_code_is_python_source():
+    first = next(documents("code"))
+    compile(first, "first", "exec")
+
+
+@given(st.text(st.characters(exclude_characters="\r\x00", exclude_categories=["Cs"]), min_size=1).filter(str.strip))
+def test_pieces_of_any_size_make_up_the_file(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "text"
+    path.write_bytes(text.encode())
+    block, corpora.BLOCK, stretch, corpora.STRETCH = corpora.BLOCK, 3, corpora.STRETCH, 5
+    try:
+        assert "".join(documents(str(path))) == text.removeprefix("\ufeff")
+    finally:
+        corpora.BLOCK, corpora.STRETCH = block, stretch
+
+
+def test_one_file_is_cut_at_empty_lines_into_documents(tmp_path):
+    paragraphs = "\n\n".join(essay(i, 400) for i in range(40))
+    path = tmp_path / "book.txt"
+    path.write_text(paragraphs)
+    cut = list(documents(str(path)))
+    assert "".join(cut) == paragraphs
+    assert len(cut) > 4
+    assert all(text.endswith("\n\n") for text in cut[:-1])
+
+
+def test_standard_input_and_other_encodings_are_read(monkeypatch):
+    text = "你好，世界。\r\n第二行\r"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode("gb18030"))))
+    assert list(documents("-", "gb18030")) == ["你好，世界。\n第二行\n"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode("utf-16"))))
+    assert list(documents("-", "utf-16")) == ["你好，世界。\n第二行\n"]
+
+
+def test_bad_input_is_named_in_a_sentence(tmp_path, monkeypatch):
+    def refused(contents, error, sentence, encoding="utf-8"):
+        path = tmp_path / "input.txt"
+        path.write_bytes(contents)
+        with pytest.raises(error, match=sentence):
+            list(documents(str(path), encoding))
+
+    refused(b"", ValueError, r"input.txt is empty; give a file that holds text")
+    refused(b"PK\x03\x04\x00", ValueError, r"input.txt is binary: byte 4 is zero")
+    refused("ab漢字".encode("gb18030"), ValueError, r"input.txt is not utf-8: byte 2 .*for example gb18030")
+    refused(b"abc\xff\xff", ValueError, r"input.txt is not gb18030: byte 3", "gb18030")
+    refused("é".encode()[:1], ValueError, r"input.txt is not utf-8: byte 0 \(unexpected end of data\)")
+    refused(b"abc", ValueError, "no encoding called 'klingon'", "klingon")
+    monkeypatch.setattr(corpora, "BLOCK", 4)
+    refused(b"abc\xe6\xbc\xa2\xe6(", ValueError, r"input.txt is not utf-8: byte 6")
+    with pytest.raises(FileNotFoundError, match=r"no file, folder or match for 'nowhere\*'"):
+        list(documents("nowhere*"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no files"):
+        list(documents(str(tmp_path / "empty")))
+
+
+def test_near_duplicates_have_one_group_and_others_their_own():
+    originals = [essay(i) for i in range(20)]
+    copies = [essay(i).upper().replace(" ", "\n") for i in range(5)]
+    half = [originals[7][: len(originals[7]) // 2] + essay(99)]
+    group = near_duplicates([*originals, *copies, *half])
+    assert group[20:25].tolist() == group[:5].tolist()
+    assert group[25] == group[7]
+    assert len(np.unique(group[:20])) == 20
+
+
+def test_held_out_text_is_compressed_no_better_by_who_knows_the_training_text():
+    texts = [essay(i % 60) + essay(1000 + i) for i in range(120)]  # each document shares its first half with another
+    out = held_out(texts, 0.2, seed=1)
+    train, validation = (
+        "".join(text for text, o in zip(texts, out, strict=True) if o == side).encode() for side in (False, True)
+    )
+    assert xz_bits_per_byte(validation, given=train) > 0.93 * xz_bits_per_byte(validation)
+    leaking = np.arange(120) < 24
+    train, validation = (
+        "".join(text for text, o in zip(texts, leaking, strict=True) if o == side).encode() for side in (False, True)
+    )
+    assert xz_bits_per_byte(validation, given=train) < 0.7 * xz_bits_per_byte(validation)
+
+
+def test_hardly_a_stretch_of_the_held_out_prose_stands_in_the_training_prose(prose):
+    out = held_out(prose)
+    assert 0.09 < sum(len(text) for text, o in zip(prose, out, strict=True) if o) / sum(map(len, prose)) <= 0.1
+    train, validation = (
+        np.unique(np.concatenate([_shingles(text) for text, o in zip(prose, out, strict=True) if o == side]))
+        for side in (False, True)
+    )
+    assert np.isin(validation, train).mean() < 0.03
+
+
+@given(st.integers(0, 2**31 - 1), st.permutations(range(12)))
+def test_what_is_held_out_depends_on_content_and_seed_not_on_order(seed, order):
+    texts = [essay(i % 9) for i in range(12)]
+    out = held_out(texts, 0.3, seed)
+    assert out.any()
+    assert not out.all()
+    assert held_out([texts[i] for i in order], 0.3, seed).tolist() == out[list(order)].tolist()
+
+
+def test_a_corpus_of_one_document_cannot_be_split():
+    with pytest.raises(ValueError, match="Nothing can be held out"):
+        held_out([essay(0), essay(0)])
+    with pytest.raises(ValueError, match="between 0 and 1, but is 1"):
+        held_out(["a", "b"], fraction=1.0)
+
+
+def test_tokens_on_disk_are_the_documents_between_ends(tmp_path):
+    texts = ["one ", "", "trois é<|endoftext|>"]
+    for tokenizer in (ByteTokenizer(), BPETokenizer.train(texts, 260)):
+        written = write_tokens(texts, tokenizer, tmp_path / "tokens")
+        read = open_tokens(tmp_path / "tokens")
+        end = [tokenizer.end_of_text]
+        expected = end + [i for text in texts for i in tokenizer.encode(text).tolist() + end]
+        assert written.tokens.tolist() == read.tokens.tolist() == expected
+        assert isinstance(read.tokens, np.memmap)
+        assert read[1:] == (len("".join(texts).encode()), 3, tokenizer.vocab_size)
+
+
+def test_damaged_tokens_are_named_in_a_sentence(tmp_path):
+    path = tmp_path / "tokens"
+    write_tokens(["some text"], ByteTokenizer(), path)
+    contents, about = path.read_bytes(), (tmp_path / "tokens.json").read_text()
+    path.write_bytes(contents[:-1])
+    with pytest.raises(ValueError, match=r"has 21 bytes, but .* promises 11 tokens of 2 bytes: it is truncated"):
+        open_tokens(path)
+    path.write_bytes(contents)
+    (tmp_path / "tokens.json").write_text(about.replace("<u2", "<f2"))
+    with pytest.raises(ValueError, match="dtype float16, where"):
+        open_tokens(path)
+    (tmp_path / "tokens.json").write_text("{}")
+    with pytest.raises(ValueError, match="no description of tokens"):
+        open_tokens(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="There is no"):
+        open_tokens(path)
+    with pytest.raises(ValueError, match="no text to write tokens of"):
+        write_tokens(["", ""], ByteTokenizer(), path)

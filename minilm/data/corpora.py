@@ -5,6 +5,7 @@ import codecs
 import glob
 import inspect
 import io
+import os
 import re
 import sys
 import sysconfig
@@ -68,7 +69,10 @@ def _standard_library():
     """Path and source of each module, without those that few programs import: tests, IDLE, what pip installed."""
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "turtledemo"}
-    paths = [path for path in root.rglob("*.py") if not left_out & set(path.relative_to(root).parts)]
+    paths = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(set(subfolders) - left_out)
+        paths += [Path(folder, name) for name in names if name.endswith(".py")]
     topics_first = sorted(paths, key=lambda path: (path.parent.name != "pydoc_data", path.relative_to(root).as_posix()))
     for path in topics_first:
         try:
@@ -86,13 +90,21 @@ def _topics(source):
 
 def _explanations(source):
     """The docstrings, and the comments of two lines or more, in the order of the source."""
-    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, owners) and ast.get_docstring(node)]
+    nodes = [node for node in _owners(ast.parse(source)) if ast.get_docstring(node)]
     found = [(node.body[0].lineno, ast.get_docstring(node) or "") for node in nodes]
     for comment in re.finditer(r"(?:^[ \t]*#(?: .*)?\n){2,}", source, re.MULTILINE):
         text = re.sub(r"^[ \t]*# ?", "", comment[0], flags=re.MULTILINE)
         found.append((1 + source.count("\n", 0, comment.start()), text))
     return [text for _, text in sorted(found)]
+
+
+def _owners(node):
+    """The module, its classes and its functions; expressions, the larger part of a tree, are not looked into."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield node
+    for block in ("body", "orelse", "handlers", "finalbody"):
+        for statement in getattr(node, block, ()):
+            yield from _owners(statement)
 
 
 def _paragraphs(text):

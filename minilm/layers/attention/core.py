@@ -38,7 +38,7 @@ def scores(q: Float[Array, "g r t k"], k: Float[Array, "g s k"]) -> Float[Array,
     >>> scores(2 * jnp.ones((1, 1, 1, 4)), 3 * jnp.ones((1, 1, 4))).item()
     12.0
     """
-    return rounded_einsum("grtk,gsk->grts", q, k) / math.sqrt(q.shape[-1])
+    return _rounded_einsum("grtk,gsk->grts", q, k) / math.sqrt(q.shape[-1])
 
 
 @jax.jit
@@ -58,7 +58,7 @@ def mix(weights: Float[Array, "g r t s"], v: Float[Array, "g s v"]) -> Float[Arr
     >>> mix(jnp.array([[[[0.25, 0.75]]]]), jnp.array([[[4.0], [8.0]]])).item()
     7.0
     """
-    return rounded_einsum("grts,gsv->grtv", weights.astype(v.dtype), v).astype(v.dtype)
+    return _rounded_einsum("grts,gsv->grtv", weights.astype(v.dtype), v).astype(v.dtype)
 
 
 @jax.jit
@@ -130,7 +130,7 @@ def _mask_and_bias(attend, query, key):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def rounded_einsum(subscripts: str, a, b):
+def _rounded_einsum(subscripts: str, a, b):
     r"""A product of two arrays in their own dtype, summed in float32 or wider, and so are the products of its gradient.
 
     $$ y = \sum a\, b, \qquad \bar a = \sum \operatorname{round}(\bar y)\, b,
@@ -142,15 +142,15 @@ def rounded_einsum(subscripts: str, a, b):
 
 
 def _rounded_einsum_forward(subscripts, a, b):
-    return rounded_einsum(subscripts, a, b), (a, b)
+    return _rounded_einsum(subscripts, a, b), (a, b)
 
 
 def _rounded_einsum_backward(subscripts, saved, d_y):
     (a, b), (inputs, y) = saved, subscripts.split("->")
     a_axes, b_axes = inputs.split(",")
     d_y = d_y.astype(a.dtype)
-    d_a = rounded_einsum(f"{y},{b_axes}->{a_axes}", d_y, b).astype(a.dtype)
-    return d_a, rounded_einsum(f"{y},{a_axes}->{b_axes}", d_y, a).astype(b.dtype)
+    d_a = _rounded_einsum(f"{y},{b_axes}->{a_axes}", d_y, b).astype(a.dtype)
+    return d_a, _rounded_einsum(f"{y},{a_axes}->{b_axes}", d_y, a).astype(b.dtype)
 
 
-rounded_einsum.defvjp(_rounded_einsum_forward, _rounded_einsum_backward)
+_rounded_einsum.defvjp(_rounded_einsum_forward, _rounded_einsum_backward)

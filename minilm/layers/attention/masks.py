@@ -35,6 +35,23 @@ class Rule(abc.ABC):
         """The smallest and the largest key that queries between `first` and `last` can need."""
         return Tokens(_SMALLEST, _SMALLEST), Tokens(_LARGEST, _LARGEST)
 
+    def picture(self, query: Tokens, key: Tokens | None = None) -> str:
+        """The rule as text: a line for each query, ■ for each key that it sees."""
+        allowed = np.asarray(self(query, query if key is None else key))
+        return "\n".join("".join("■" if seen else "·" for seen in row) for row in allowed)
+
+    def plot(self, query: Tokens, key: Tokens | None = None, axes=None):
+        """The rule as a matplotlib picture, queries downwards and keys to the right; returns its axes."""
+        import matplotlib.pyplot as plt
+
+        key = query if key is None else key
+        axes = plt.figure().subplots() if axes is None else axes
+        axes.imshow(np.asarray(self(query, key)), cmap="Blues", vmin=0, vmax=1)
+        axes.set(xlabel="key position", ylabel="query position")
+        axes.set_xticks(range(len(key.position)), np.asarray(key.position))
+        axes.set_yticks(range(len(query.position)), np.asarray(query.position))
+        return axes
+
     def __and__(self, other: "Rule") -> "Rule":
         return And(self, other)
 
@@ -110,7 +127,7 @@ class Causal(Rule):
     By positions, not indices: a query that stands at 7 with its cache behind it sees 0 to 7. (An index mask "aligned
     to the top left", as `is_causal` of PyTorch and JAX, would let it see only the first.)
 
-    >>> print(picture(Causal(), Tokens.arange(3)))
+    >>> print(Causal().picture(Tokens.arange(3)))
     ■··
     ■■·
     ■■■
@@ -141,7 +158,7 @@ class SlidingWindow(Rule):
 
     Paper: arXiv:2004.05150, section 3.1.
 
-    >>> print(picture(Causal() & SlidingWindow(2), Tokens.arange(4)))
+    >>> print((Causal() & SlidingWindow(2)).picture(Tokens.arange(4)))
     ■···
     ■■··
     ·■■·
@@ -164,7 +181,7 @@ class SlidingWindow(Rule):
 class Prefix(Rule):
     """The first `length` positions are seen by all: `Causal() | Prefix(n)` is the prefix language model of T5's paper.
 
-    >>> print(picture(Causal() | Prefix(2), Tokens.arange(4)))
+    >>> print((Causal() | Prefix(2)).picture(Tokens.arange(4)))
     ■■··
     ■■··
     ■■■·
@@ -187,7 +204,7 @@ class SameDocument(Rule):
     """Tokens see only their own document: several, packed into one sequence, stay apart.
 
     >>> documents = Tokens(position=jnp.array([0, 1, 0, 1]), document=jnp.array([0, 0, 1, 1]))
-    >>> print(picture(SameDocument(), documents))
+    >>> print(SameDocument().picture(documents))
     ■■··
     ■■··
     ··■■
@@ -207,7 +224,7 @@ class SameDocument(Rule):
 class Padding(Rule):
     """Only the first `length` positions are real: what stands behind them neither sees nor is seen.
 
-    >>> print(picture(Padding(2), Tokens.arange(3)))
+    >>> print(Padding(2).picture(Tokens.arange(3)))
     ■■·
     ■■·
     ···
@@ -231,7 +248,7 @@ class Dilated(Rule):
 
     With `SlidingWindow(rate * w)` it is Longformer's dilated window, w keys to each side. Paper: arXiv:2004.05150.
 
-    >>> print(picture(Dilated(2), Tokens.arange(4)))
+    >>> print(Dilated(2).picture(Tokens.arange(4)))
     ■·■·
     ·■·■
     ■·■·
@@ -251,7 +268,7 @@ class Chunked(Rule):
 
     `Causal() & Chunked(c)` is the local attention of Llama 4.
 
-    >>> print(picture(Causal() & Chunked(2), Tokens.arange(4)))
+    >>> print((Causal() & Chunked(2)).picture(Tokens.arange(4)))
     ■···
     ■■··
     ··■·
@@ -273,22 +290,3 @@ class Chunked(Rule):
 
 def _distance(query, key):
     return query.position[:, None] - key.position
-
-
-def picture(rule, query: Tokens, key: Tokens | None = None) -> str:
-    """The rule as text: a line for each query, ■ for each key that it sees."""
-    allowed = np.asarray(rule(query, query if key is None else key))
-    return "\n".join("".join("■" if seen else "·" for seen in row) for row in allowed)
-
-
-def plot(rule, query: Tokens, key: Tokens | None = None, axes=None):
-    """The rule as a matplotlib picture, queries downwards and keys to the right; returns the axes it is drawn on."""
-    import matplotlib.pyplot as plt
-
-    key = query if key is None else key
-    axes = plt.figure().subplots() if axes is None else axes
-    axes.imshow(np.asarray(rule(query, key)), cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="key position", ylabel="query position")
-    axes.set_xticks(range(len(key.position)), np.asarray(key.position))
-    axes.set_yticks(range(len(query.position)), np.asarray(query.position))
-    return axes

@@ -1,0 +1,199 @@
+"""What holds of attention itself, whatever its heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minilm.layers.attention.blockwise import Blockwise
+from minilm.layers.attention.core import Dense, DenseWithWeights, dot_product_attention, mix, scores
+from minilm.layers.attention.masks import Causal, Everything, Padding, SlidingWindow
+from minilm.layers.attention.multi_head import (
+    MultiHeadParams,
+    init_multi_head,
+    merge,
+    multi_head,
+    project,
+    softmax_mixer,
+)
+from minilm.shapes import Tokens
+from tests.strategies import keys, seeds
+from tests.tolerances import FORMULA, LAYER, assert_close
+
+G, R, T, S, K, V, D = 2, 3, 5, 7, 4, 6, 8
+
+
+def drawn(key, dtype=jnp.float64):
+    shapes = (G, R, T, K), (G, S, K), (G, S, V)
+    return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(jax.random.split(key, 3), shapes, strict=True))
+
+
+def drawn_params(key, g=G, r=R, dtype=jnp.float64):
+    params = init_multi_head(key, D, g=g, r=r, k=K, v=V, dtype=dtype)
+    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape, dtype), params)
+
+
+compiled = jax.jit(multi_head)
+
+
+@jax.jit
+def output_and_gradient_of_the_past(params, x, attend, past):
+    y, pullback = jax.vjp(lambda x: multi_head(params, x, Tokens.arange(T), attend), x)
+    return y, pullback(jnp.where(past, 1.0, jnp.zeros_like(y)))[0]
+
+
+@pytest.mark.parametrize("attend", [Dense(Causal()), Blockwise(Causal(), None, 2, 3)], ids=["dense", "blockwise"])
+@given(key=keys(), t=st.integers(0, T - 2), scale=st.sampled_from([1e-3, 1.0, 1e4]))
+def test_causal_attention_ignores_the_future(attend, key, t, scale):
+    params, x = drawn_params(key, dtype=jnp.float32), jax.random.normal(key, (T, D), jnp.float32)
+    past = jnp.arange(T)[:, None] <= t
+    changed = jnp.where(past, x, scale * jax.random.normal(jax.random.fold_in(key, 1), (T, D), jnp.float32))
+    y, gradient = output_and_gradient_of_the_past(params, x, attend, past)
+    y_changed, _ = output_and_gradient_of_the_past(params, changed, attend, past)
+    np.testing.assert_array_equal(jnp.where(past, y, 0), jnp.where(past, y_changed, 0))
+    assert not jnp.where(past, 0, gradient).any()
+    assert (gradient.any(1) == past[:, 0]).all()
+
+
+@given(key=keys(), seed=seeds)
+def test_attention_without_positions_commutes_with_permutations(key, seed):
+    order = np.random.default_rng(seed).permutation(T)
+    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+    permuted = compiled(params, x[order], where, Dense(Everything()))
+    assert_close(permuted, compiled(params, x, where, Dense(Everything()))[order], FORMULA)
+
+
+@given(key=keys(), seed=seeds)
+def test_attention_with_positions_does_not_care_where_tokens_are_stored(key, seed):
+    order = np.random.default_rng(seed).permutation(T)
+    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+    moved = compiled(params, x[order], jax.tree.map(lambda p: p[order], where), Dense(Causal()))
+    assert_close(moved, compiled(params, x, where, Dense(Causal()))[order], FORMULA)
+
+
+@given(key=keys(), seed=seeds)
+def test_masking_keys_equals_removing_them(key, seed):
+    q, k, v = drawn(key)
+    kept = np.isin(np.arange(S), np.random.default_rng(seed).permutation(S)[:4])
+    masked = dot_product_attention(q, k, v, jnp.array(kept))
+    assert_close(masked, dot_product_attention(q, k[:, kept], v[:, kept]), FORMULA)
+
+
+@given(key=keys())
+def test_no_score_however_large_outbids_a_mask(key):
+    q, k, v = drawn(key)
+    mask = jnp.arange(S) < 3
+    expected = dot_product_attention(q, k[:, :3], v[:, :3])
+    assert_close(dot_product_attention(q, k.at[:, 3:].multiply(1e12), v, mask), expected, FORMULA)
+
+
+@given(key=keys())
+def test_a_fully_masked_query_gets_zero_and_a_finite_gradient(key):
+    q, k, v = drawn(key)
+    mask = jnp.arange(T)[:, None] < 3
+    o, pullback = jax.vjp(lambda q, k, v: dot_product_attention(q, k, v, mask), q, k, v)
+    assert not o[:, :, 3:].any()
+    d_q, d_k, d_v = pullback(jnp.ones_like(o))
+    assert not d_q[:, :, 3:].any()
+    assert all(np.isfinite(d).all() for d in (d_q, d_k, d_v))
+
+
+@given(key=keys())
+def test_grouped_attention_equals_repeated_heads(key):
+    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+
+    def repeated(w, axis):
+        return jnp.repeat(w, R, axis)
+
+    def ungrouped(w, axis):
+        return w.reshape(*w.shape[:axis], G * R, 1, *w.shape[axis + 2 :])
+
+    many = MultiHeadParams(
+        w_q=ungrouped(params.w_q, 1),
+        w_k=repeated(params.w_k, 1),
+        w_v=repeated(params.w_v, 1),
+        w_o=ungrouped(params.w_o, 0),
+        b_q=ungrouped(params.b_q, 0),
+        b_k=repeated(params.b_k, 0),
+        b_v=repeated(params.b_v, 0),
+        b_o=params.b_o,
+    )
+    assert_close(compiled(params, x, where, Dense(Causal())), compiled(many, x, where, Dense(Causal())), FORMULA)
+
+
+@given(key=keys())
+def test_what_attends_only_to_itself_returns_its_value(key):
+    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+    _, _, v = project(params, x, x)
+    alone = compiled(params, x, where, Dense(SlidingWindow(1)))
+    assert_close(alone, merge(params, jnp.repeat(v[:, None], R, 1)), FORMULA)
+
+
+@given(key=keys())
+def test_weights_are_passed_through_and_each_query_has_one_in_all(key):
+    params, x = drawn_params(key), jax.random.normal(key, (2, T, D), jnp.float64)
+    y, weights = compiled(params, x, Tokens.arange(T), DenseWithWeights(Causal() & Padding(T - 1)))
+    assert weights.shape == (2, G, R, T, T)
+    assert_close(weights.sum(-1), jnp.broadcast_to(jnp.arange(T) < T - 1, (2, G, R, T)).astype(float), FORMULA)
+    assert_close(y, compiled(params, x, Tokens.arange(T), Dense(Causal() & Padding(T - 1))), FORMULA)
+
+
+@given(key=keys())
+def test_cross_attention_to_itself_is_self_attention(key):
+    params, x, where = drawn_params(key), jax.random.normal(key, (2, T, D), jnp.float64), Tokens.arange(T)
+    assert_close(
+        compiled(params, x, where, Dense(Causal()), x, where), compiled(params, x, where, Dense(Causal())), FORMULA
+    )
+
+
+def test_scores_of_unit_variance_have_unit_variance():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 500, 64))
+    assert abs(scores(q, k[0]).std() - 1) < scores(q, k[0]).size ** -0.25
+
+
+@pytest.mark.parametrize("function", [scores, mix])
+def test_gradients_too_are_products_of_half_precision(function):
+    q, k, v = drawn(jax.random.key(1), jnp.bfloat16)
+    arguments = (q, k) if function is scores else (jax.nn.softmax(scores(q, k)), v)
+    y, pullback = jax.vjp(function, *arguments)
+    jaxpr = str(jax.make_jaxpr(pullback)(y))
+    products = [line for line in jaxpr.splitlines() if "dot_general" in line]
+    assert len(products) == 2
+    assert all("preferred_element_type=float32" in jaxpr for _ in products)
+    exact = jax.vjp(function, *(a.astype(jnp.float64) for a in arguments))[1](y.astype(jnp.float64))
+    assert_close(pullback(y), exact, LAYER, jnp.bfloat16)
+
+
+def test_values_stay_in_the_dtype_of_the_input_and_products_in_that_of_the_weights():
+    params, x = drawn_params(jax.random.key(2), dtype=jnp.bfloat16), jnp.ones((T, D), jnp.float32)
+    assert {a.dtype for a in project(params, x, x)} == {jnp.dtype(jnp.bfloat16)}
+    assert compiled(params, x, Tokens.arange(T), Dense(Causal())).dtype == jnp.float32
+
+
+def test_a_mixer_steps_as_it_applies():
+    key = jax.random.key(6)
+    mixer = softmax_mixer(Dense(Causal()), g=G, r=R, k=K, v=V)
+    params, x = mixer.init(key, D), jax.random.normal(key, (T, D), jnp.float32)
+    state = mixer.init_state(params, T, jnp.float32)
+    step, expected = jax.jit(mixer.step), mixer.apply(params, x, Tokens.arange(T))
+    for t in range(T):
+        state, y = step(params, state, x[t : t + 1], Tokens.arange(1, start=t))
+        assert_close(y[0], expected[t], LAYER, jnp.float32)
+
+
+def test_memory_without_its_tokens_is_refused():
+    with pytest.raises(ValueError, match="go together"):
+        multi_head(
+            drawn_params(jax.random.key(3)), jnp.ones((T, D)), Tokens.arange(T), Dense(Everything()), jnp.ones((S, D))
+        )
+
+
+@pytest.mark.parametrize(("g", "r"), [(1, 4), (4, 1), (2, 2)])
+def test_initial_weights_keep_the_variance_of_their_input(g, r):
+    params = init_multi_head(jax.random.key(4), 256, g=g, r=r, k=64, v=64)
+    x = jax.random.normal(jax.random.key(5), (300, 256))
+    q, k, v = project(params, x, x)
+    for output in (q, k, v, merge(params, jnp.broadcast_to(v[:, None], (g, r, 300, 64)))):
+        assert 0.5 < output.std() < 2

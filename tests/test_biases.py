@@ -1,0 +1,76 @@
+"""What a query adds to its scores for where a key stands."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minilm.layers.attention import biases
+from minilm.layers.attention.core import Dense
+from minilm.layers.attention.masks import Causal
+from minilm.reference.attention import biases as reference
+from minilm.shapes import Tokens
+from tests.tolerances import FORMULA, REDUCTION, assert_close
+
+
+@given(st.integers(1, 80))
+def test_alibi_has_slopes_for_any_number_of_heads(n_heads):
+    slopes = biases.alibi_slopes(n_heads)
+    assert_close(np.array(slopes), np.array(reference.alibi_slopes(n_heads)), REDUCTION)
+    assert len(set(slopes)) == n_heads
+    assert all(0 < slope < 1 for slope in slopes)
+
+
+def test_alibi_has_the_slopes_of_its_paper():
+    assert biases.alibi_slopes(8) == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
+    assert biases.alibi_slopes(16)[:2] == [2**-0.5, 2**-1.0]
+    assert biases.alibi_slopes(12)[8:] == [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
+
+
+def test_alibi_orders_its_slopes_by_group_then_query_head():
+    assert biases.Alibi.of(2, 4).slopes.ravel().tolist() == biases.alibi_slopes(8)
+
+
+@pytest.mark.parametrize("bias", [biases.Alibi.of(2, 3), biases.T5Relative(jnp.arange(32.0 * 6).reshape(32, 2, 3))])
+@given(start=st.integers(1, 500))
+def test_a_bias_depends_only_on_the_distance(bias, start):
+    here, there = Tokens.arange(4), Tokens.arange(4, start=start)
+    np.testing.assert_array_equal(bias(here, here), bias(there, there))
+
+
+def test_without_slope_alibi_is_no_bias():
+    q, k, v = jnp.ones((2, 3, 4, 5)), jnp.ones((2, 4, 5)), jnp.arange(8.0).reshape(2, 4, 1)
+    where = Tokens.arange(4)
+    flat = Dense(Causal(), biases.Alibi(jnp.zeros((2, 3))))(q, k, v, where, where)
+    np.testing.assert_array_equal(flat, Dense(Causal())(q, k, v, where, where))
+
+
+# The distances at which T5 of Hugging Face's transformers 5.23 enters bucket 1, 2, ..., with 32 buckets up to 128.
+ENCODER = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91)
+DECODER = (*range(1, 17), 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113)
+
+
+def test_t5_has_the_buckets_of_its_authors():
+    behind = np.arange(401)
+    encoder, decoder = ((behind[:, None] >= np.array(bounds)).sum(1) for bounds in (ENCODER, DECODER))
+    np.testing.assert_array_equal(biases.t5_bucket(-behind), encoder)
+    np.testing.assert_array_equal(biases.t5_bucket(behind[1:]), 16 + encoder[1:])
+    np.testing.assert_array_equal(biases.t5_bucket(-behind, bidirectional=False), decoder)
+    np.testing.assert_array_equal(biases.t5_bucket(behind, bidirectional=False), 0 * behind)
+
+
+def test_t5_buckets_widen_with_the_distance():
+    found = np.asarray(biases.t5_bucket(-jnp.arange(300), bidirectional=False))
+    steps, sizes = np.diff(found), np.bincount(found)
+    assert set(steps) == {0, 1}
+    assert (sizes[:16] == 1).all()
+    assert (sizes[16:] > 1).all()
+    assert sizes[-1] > sizes[-2] > sizes[16]
+
+
+def test_t5_relative_gives_each_head_its_column():
+    table = jnp.arange(32.0 * 6).reshape(32, 2, 3)
+    bias = biases.T5Relative(table, bidirectional=False)(Tokens.arange(1, start=3), Tokens.arange(4))
+    assert_close(bias[:, :, 0, 0], table[3], FORMULA)
+    assert_close(bias[:, :, 0, 3], table[0], FORMULA)

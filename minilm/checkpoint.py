@@ -1,25 +1,16 @@
 """Checkpoints that survive: a kill at any moment, a full disk, a flipped bit. No pickle.
 
-    RUN/                    all that a run needs to go on, and a model to speak
-      config.json           what the run was told
-      model.json            the module of minilm.models and its Config
-      tokenizer.json
-      history.jsonl         what was measured on the way
-      checkpoints/
-        step-00000400/
-          state.safetensors parameters, optimizer, step
-          manifest.json     a checksum for every tensor, the step, the loss on held-out text
+    RUN/checkpoints/step-00000400/
+      state.safetensors     parameters, optimizer, step
+      manifest.json         a checksum for every tensor, the step, the loss on held-out text
 
 A checkpoint is written aside, into a folder with a temporary name; the disk is asked to keep the files, then the
 folder; then one rename puts it in place. Whoever looks sees a whole checkpoint or none. The best one is the
 one whose manifest holds the lowest loss: there is no pointer that could point at something else.
 """
 
-import dataclasses
-import importlib
 import json
 import os
-import re
 import shutil
 import zlib
 from pathlib import Path
@@ -28,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from minilm.config import from_json
 from minilm.data.tokenizers import load as load_tokenizer
+from minilm.run_folder import read_model
 from minilm.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 _FORMAT = "minilm checkpoint 1"
@@ -50,7 +41,9 @@ def flatten(tree) -> dict[str, Any]:
     >>> flatten({"layers": (LinearParams(w=1, b=None), LinearParams(w=2, b=3))})
     {'layers.0.w': 1, 'layers.1.w': 2, 'layers.1.b': 3}
     """
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def restore(like, tensors: dict[str, np.ndarray], where) -> Any:
@@ -75,7 +68,7 @@ def _describe(leaf):
 
 
 class Manifest(NamedTuple):
-    """What stands beside the tensors: the step, the loss on held-out text (None if not measured), and the run's progress."""
+    """What stands beside the tensors; `validation` is the loss on held-out text, None if it was not measured."""
 
     step: int
     validation: float | None
@@ -83,10 +76,13 @@ class Manifest(NamedTuple):
     checksums: dict[str, int]
 
 
-def save(run: Path, state, *, step: int, validation: float | None = None, progress: dict | None = None, keep: int = 2) -> Path:
+def save(
+    run: Path, state, *, step: int, validation: float | None = None, progress: dict | None = None, keep: int = 2
+) -> Path:
     """Write the state as checkpoint `step` of the run; then remove all but the last `keep` checkpoints and the best.
 
-    Whatever goes wrong while writing, the checkpoints that were there remain.
+    Whatever goes wrong while writing, the checkpoints that were there remain. Where the run went back to an earlier
+    checkpoint, those of later steps are removed when the new one is safe.
     """
     folder = run / "checkpoints"
     final, aside = folder / f"step-{step:08d}", folder / f"{_TEMPORARY}{step:08d}"
@@ -105,12 +101,14 @@ def save(run: Path, state, *, step: int, validation: float | None = None, progre
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
-        earlier = f"The earlier checkpoint {steps(run)[-1]} is intact" if steps(run) else "There is no earlier checkpoint"
+        earlier = (
+            f"The earlier checkpoint {steps(run)[-1]} is intact" if steps(run) else "There is no earlier checkpoint"
+        )
         raise CheckpointError(
             f"Step {step} could not be saved to {folder}: {error.strerror or error} ({size:.1f} MB are needed). "
             f"{earlier}; make room, then continue with `minilm train --resume {run}`."
         ) from error
-    _prune(run, keep)
+    _prune(run, final, keep)
     return final
 
 
@@ -170,7 +168,8 @@ def _offer(checkpoint):
             manifest = read(earlier)[1]
         except DamagedFileError:
             continue
-        return f"{earlier} before it is whole: continue from there with `minilm train --resume {run} --from-step {manifest.step}`."
+        command = f"minilm train --resume {run} --from-step {manifest.step}"
+        return f"{earlier} before it is whole: continue from there with `{command}`."
     return "No checkpoint before it is whole: train again."
 
 
@@ -183,10 +182,10 @@ def steps(run: Path) -> list[Path]:
 
 
 def find(run: Path, step: int | str = "last") -> Path:
-    """The checkpoint of a step, or the `last`, or the `best`: the one with the lowest loss on held-out text, else the last."""
+    """The checkpoint of a step, or the `last`, or the `best`: that of the lowest loss on held-out text, or the last."""
     found = steps(run)
     if not found:
-        raise CheckpointError(f"{run} holds no checkpoint: give the folder of a run, such as `minilm train` makes under runs/.")
+        raise CheckpointError(f"{run} holds no checkpoint: give the folder of a run, such as `minilm train` makes.")
     if step == "last":
         return found[-1]
     if step == "best":
@@ -215,50 +214,26 @@ def _best(found):
     return min(measured, default=(None, None))[1]
 
 
-def _prune(run, keep):
+def _prune(run, newest, keep):
+    """Keep the last few up to the newest, and the best of them; later ones are of a course that the run has left."""
     found = steps(run)
-    for checkpoint in {*found[:-keep]} - {_best(found)}:
+    upto = [checkpoint for checkpoint in found if checkpoint.name <= newest.name]
+    for checkpoint in {*found} - {*upto[-keep:], _best(upto)}:
         shutil.rmtree(checkpoint)
     shutil.rmtree(run / "checkpoints" / f"{_TEMPORARY}replaced", ignore_errors=True)
 
 
-# ── a run's folder ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a trained model ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Run(NamedTuple):
-    """A trained model, ready to be asked: its module, its config, its parameters, its tokenizer, and where they came from."""
+    """A trained model, ready to be asked: its module, config, parameters and tokenizer, and where they came from."""
 
     model: Any
     config: Any
     params: Any
     tokenizer: Any
     manifest: Manifest
-
-
-def describe_model(run: Path, name: str, config) -> None:
-    """Write down which module of `minilm.models` the run trains, and with which Config."""
-    (run / "model.json").write_text(json.dumps({"model": name, "config": dataclasses.asdict(config)}, indent=2))
-
-
-def read_model(run: Path) -> tuple[Any, Any]:
-    """The module of `minilm.models` that a run trains, and its Config."""
-    path = run / "model.json"
-    if not path.exists():
-        raise CheckpointError(f"{run} is not the folder of a run: it has no model.json. `minilm train` makes one under runs/.")
-    described = json.loads(path.read_text())
-    model = model_named(described["model"])
-    return model, from_json(model.Config, json.dumps(described["config"]))
-
-
-def model_named(name: str):
-    """The module `minilm.models.<name>`; a sentence if there is none."""
-    if re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        try:
-            return importlib.import_module(f"minilm.models.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"minilm.models.{name}":
-                raise
-    raise ValueError(f"There is no model {name!r} in minilm.models.")
 
 
 def load_run(run: Path | str, step: int | str = "best") -> Run:
@@ -279,5 +254,7 @@ def latest_run(root: Path | str = "runs") -> Path:
     """The run under `root` whose newest checkpoint is the newest of all."""
     runs = {path.parent.parent.parent for path in Path(root).glob("*/checkpoints/step-*/manifest.json")}
     if not runs:
-        raise CheckpointError(f"There is no trained run under {root}/: `minilm train` makes one, in about three minutes.")
+        raise CheckpointError(
+            f"There is no trained run under {root}/: `minilm train` makes one, in about three minutes."
+        )
     return max(runs, key=lambda run: steps(run)[-1].stat().st_mtime)

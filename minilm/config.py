@@ -193,7 +193,9 @@ def _build(kind, values):
     types_by_name = typing.get_type_hints(kind)
     if not isinstance(values, dict) or set(values) - set(types_by_name):
         unknown = ", ".join(sorted(set(values) - set(types_by_name))) if isinstance(values, dict) else repr(values)
-        raise ValueError(f"A saved {kind.__name__} has no field {unknown}: it was written by another version of minilm.")
+        raise ValueError(
+            f"A saved {kind.__name__} has no field {unknown}: it was written by another version of minilm."
+        )
     return kind(**{name: _convert(types_by_name[name], value) for name, value in values.items()})
 
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 
 class History:
     """A run's `history.jsonl`: a record for every step, and one for every measurement on held-out text.
@@ -17,6 +19,19 @@ class History:
 
     def __init__(self, path: Path):
         self.path = path
+
+    def add_steps(self, before: int, metrics: dict, learning_rates, tokens_per_second: float) -> None:
+        """Append the steps that one call made after step `before`: arrays of each metric, by step."""
+        columns = {
+            name: np.asarray(values).tolist() for name, values in (metrics | {"learning_rate": learning_rates}).items()
+        }
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        speed = {"tokens_per_second": round(tokens_per_second)}
+        self.add([{"step": before + 1 + i, **row, **speed} for i, row in enumerate(rows)])
+
+    def add_measurement(self, step: int, loss: float, bits_per_byte: float) -> None:
+        """Append a measurement on held-out text."""
+        self.add([{"step": step, "validation_loss": loss, "validation_bits_per_byte": bits_per_byte}])
 
     def add(self, records: list[dict]) -> None:
         """Append records."""
@@ -43,7 +58,10 @@ def draw_loss(records: list[dict], path: Path, title: str) -> None:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for field, style, label in [("loss", {"alpha": 0.4, "lw": 1}, "each batch"), ("validation_loss", {"marker": "o"}, "held-out text")]:
+    for field, style, label in [
+        ("loss", {"alpha": 0.4, "lw": 1}, "each batch"),
+        ("validation_loss", {"marker": "o"}, "held-out text"),
+    ]:
         points = [(record["step"], record[field]) for record in records if field in record]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)

@@ -7,7 +7,7 @@ import threading
 class Interruption:
     """While it is entered, SIGINT and SIGTERM are noted in `signal` instead of ending the program.
 
-    A second signal ends the program as it always would: the handlers that were there before are put back after the first.
+    A second signal ends the program as it always would: after the first, the handlers that were there before are back.
     Outside the main thread, where Python takes no signals, nothing is noted.
     """
 

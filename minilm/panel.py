@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from itertools import pairwise
 from typing import NamedTuple
 
 from rich.console import Console, Group
@@ -36,7 +37,7 @@ class Pace:
         self.first, self.since = True, time.perf_counter()
 
     def made(self, steps: int) -> None:
-        """Note that a call of so many steps has ended. The first also compiled, and is forgotten when there are others."""
+        """Note that a call of so many steps has ended; the first, which also compiled, is forgotten at the second."""
         if len(self.calls) == 1 and self.first:
             self.calls.clear()
             self.first = False
@@ -62,13 +63,15 @@ class Pace:
 
 
 class Panel:
-    """Shows readings, live where the console is a terminal, else a line at a time. `say` prints above it."""
+    """Shows readings: live where the console is a terminal, else some twenty lines a run. `say` prints above it."""
 
     def __init__(self, console: Console, device: str, first: int, steps: int):
         self.console, self.device, self.steps = console, device, steps
         self.losses: list[float] = []
         self.next_line, self.every = first, max(1, steps // _LINES)
-        self.live = Live(console=console, refresh_per_second=4) if console.is_terminal and not console.is_jupyter else None
+        self.live = (
+            Live(console=console, refresh_per_second=4) if console.is_terminal and not console.is_jupyter else None
+        )
 
     def __enter__(self):
         if self.live:
@@ -96,11 +99,20 @@ class Panel:
         numbers = Table.grid(padding=(0, 3))
         numbers.add_row("loss", "bits per byte", "tokens/s", "time left", "device", style="dim")
         numbers.add_row(
-            f"{reading.loss:.3f}", f"{reading.bits_per_byte:.3f}", f"{reading.tokens_per_second:,.0f}", clock(reading.seconds_left), self.device
+            f"{reading.loss:.3f}",
+            f"{reading.bits_per_byte:.3f}",
+            f"{reading.tokens_per_second:,.0f}",
+            clock(reading.seconds_left),
+            self.device,
         )
         curve = Text(sparkline(self.losses, _WIDTH), style="cyan")
         bar = ProgressBar(total=self.steps, completed=reading.step, width=_WIDTH)
-        return Frame(Group(numbers, curve, bar), title=f"step {reading.step:,} of {self.steps:,}", title_align="left", expand=False)
+        return Frame(
+            Group(numbers, curve, bar),
+            title=f"step {reading.step:,} of {self.steps:,}",
+            title_align="left",
+            expand=False,
+        )
 
 
 def line(reading: Reading, steps: int) -> str:
@@ -110,8 +122,9 @@ def line(reading: Reading, steps: int) -> str:
     'step  40 of 800   loss 5.250   2.500 bits per byte   12,346 tokens/s   1:23 left'
     """
     return (
-        f"step {reading.step:>{len(str(steps))}} of {steps}   loss {reading.loss:.3f}   {reading.bits_per_byte:.3f} bits per byte   "
-        f"{reading.tokens_per_second:,.0f} tokens/s   {clock(reading.seconds_left)} left"
+        f"step {reading.step:>{len(str(steps))}} of {steps}   loss {reading.loss:.3f}   "
+        f"{reading.bits_per_byte:.3f} bits per byte   {reading.tokens_per_second:,.0f} tokens/s   "
+        f"{clock(reading.seconds_left)} left"
     )
 
 
@@ -134,7 +147,7 @@ def sparkline(values: list[float], width: int) -> str:
     """
     width = min(width, len(values))
     cuts = [len(values) * i // width for i in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
     low, high = min(means), max(means)
     return "".join(_BARS[int((mean - low) / (high - low or 1) * (len(_BARS) - 1))] for mean in means)
 

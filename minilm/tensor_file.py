@@ -4,8 +4,8 @@
     n bytes      JSON: {name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
     the rest     the arrays, row by row, little-endian, without a gap
 
-Any other program that reads safetensors reads these. The library of that name is not used to write them because it
-doesn't ask the disk to keep what it was given; nor to read them, because it cannot say which array a damaged file lacks.
+Any other program that reads safetensors reads these. The library of that name does not write them, because it doesn't
+ask the disk to keep what it was given, and does not read them, because it cannot say which array a damaged file lacks.
 """
 
 import json
@@ -54,7 +54,9 @@ def read_tensors(path: Path, checksums: dict[str, int]) -> dict[str, np.ndarray]
         header, start = _read_header(file, path, size)
         if set(header) != set(checksums):
             name = min(set(header) ^ set(checksums))
-            raise DamagedFileError(f"{path} is damaged: its header and the manifest disagree on whether there is a tensor {name!r}.")
+            raise DamagedFileError(
+                f"{path} is damaged: its header and the manifest disagree on whether there is a tensor {name!r}."
+            )
         tensors = {}
         for name, (dtype, shape, begin, end) in header.items():
             if start + end > size:
@@ -64,7 +66,9 @@ def read_tensors(path: Path, checksums: dict[str, int]) -> dict[str, np.ndarray]
             file.seek(start + begin)
             data = file.read(end - begin)
             if zlib.crc32(data) != checksums[name]:
-                raise DamagedFileError(f"{path} is damaged: tensor {name!r} does not have the checksum it was written with.")
+                raise DamagedFileError(
+                    f"{path} is damaged: tensor {name!r} does not have the checksum it was written with."
+                )
             tensors[name] = np.frombuffer(data, dtype).reshape(shape)
     return tensors
 
@@ -73,7 +77,9 @@ def _read_header(file, path, size):
     """{name: (dtype, shape, begin, end)} and the byte where the data starts; nothing in it is believed unchecked."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-        raise DamagedFileError(f"{path} is truncated or damaged: its {size:,} bytes do not hold its own header, nor any tensor.")
+        raise DamagedFileError(
+            f"{path} is truncated or damaged: its {size:,} bytes do not hold its own header, nor any tensor."
+        )
     try:
         header = json.loads(file.read(length))
         entries = {name: _checked_entry(entry) for name, entry in header.items() if name != "__metadata__"}
@@ -85,7 +91,10 @@ def _read_header(file, path, size):
 def _checked_entry(entry):
     dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
     numbers = [*shape, begin, end]
-    if not all(type(number) is int and number >= 0 for number in numbers) or math.prod(shape) * dtype.itemsize != end - begin:
+    if (
+        not all(type(number) is int and number >= 0 for number in numbers)
+        or math.prod(shape) * dtype.itemsize != end - begin
+    ):
         raise ValueError("a tensor's shape, type and place do not agree")
     return dtype, shape, begin, end
 

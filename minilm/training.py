@@ -40,7 +40,7 @@ def schedule(config: OptimizerConfig, steps: int) -> Callable:
 
     $$ \eta_t = \eta \min\left(1, \frac{t + 1}{w}\right) \cdot \big(\varphi + (1 - \varphi)\, s(t)\big) $$
 
-    With p the share of the steps after the warm-up that lie behind t, and d the share of all steps that fall at the end:
+    With p the share of the steps after the warm-up that is over, and d the share of all steps over which it falls:
 
     $$ s_{cosine} = \tfrac12 (1 + \cos \pi p), \qquad s_{warm\_down} = \min\left(1, \frac{T - t}{d\,T}\right), \qquad
        s_{constant} = 1 $$
@@ -86,9 +86,7 @@ def decays(params):
 
 def adamw(config: OptimizerConfig, learning_rate: Callable) -> optax.GradientTransformation:
     """AdamW: Adam with weight decay taken apart from the gradient. Paper: arXiv:1711.05101."""
-    return optax.adamw(
-        learning_rate, b1=config.beta_1, b2=config.beta_2, weight_decay=config.weight_decay, mask=decays
-    )
+    return optax.adamw(learning_rate, b1=config.beta_1, b2=config.beta_2, weight_decay=config.weight_decay, mask=decays)
 
 
 OPTIMIZERS = {"adamw": adamw}
@@ -109,7 +107,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def in_precision(loss: Callable, dtype) -> Callable:
-    """The loss with its matrix products in `dtype`; gradients arrive in the precision of the parameters, through the cast."""
+    """The loss with its matrix products in `dtype`; gradients arrive in the parameters' precision, through the cast."""
     return lambda params, batch, key=None: loss(cast_weights(params, dtype), batch, key=key)
 
 
@@ -118,7 +116,8 @@ def gradient_of_parts(loss: Callable, params, parts, keys):
 
     With $W_j$ the total weight of the positions in part j, whose mean loss is $\ell_j$:
 
-    $$ \ell = \sum_j \frac{W_j}{\sum_i W_i}\, \ell_j, \qquad \nabla \ell = \sum_j \frac{W_j}{\sum_i W_i}\, \nabla \ell_j $$
+    $$ \ell = \sum_j \frac{W_j}{\sum_i W_i}\, \ell_j, \qquad
+       \nabla \ell = \sum_j \frac{W_j}{\sum_i W_i}\, \nabla \ell_j $$
 
     Args:
       loss: a function of (params, batch, key=) to (loss, metrics), where loss is a mean over weighted positions.
@@ -148,8 +147,8 @@ def gradient_of_parts(loss: Callable, params, parts, keys):
 def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int) -> Callable:
     """The compiled training step: a function of (state, batches) to (state, metrics) that makes several steps a call.
 
-    Its batches have two leading axes, `(steps, parts, ...)`: as many steps as the first is long are scanned in one call,
-    each over a batch in as many parts as the second is long. Memory for the old state is reused for the new one, so
+    Its batches have two leading axes, `(steps, parts, ...)`: one call scans as many steps as the first is long, each
+    over a batch in as many parts as the second is long. Memory for the old state is reused for the new one, so
     the state that went in is gone afterwards. Dropout's key is folded from (seed, step), never carried: the
     hundredth step is the same whether or not the run was interrupted after the fiftieth, and whether calls make
     one step or ten. Metrics are arrays `(steps,)`: `loss` in nats and `gradient_norm` before clipping.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from minilm import checkpoint
 from minilm.checkpoint import CheckpointError
+from minilm.run_folder import model_named
 from minilm.tensor_file import DamagedFileError, read_tensors, write_tensors
 from tests.strategies import seeds
 
@@ -28,19 +29,28 @@ class State(NamedTuple):
 
 def state(step=0):
     rng = np.random.default_rng(step)
-    weights = {"w": rng.standard_normal((3, 5)).astype(np.float32), "b": np.arange(7, dtype=np.int32), "one": np.float64(step)}
+    weights = {
+        "w": rng.standard_normal((3, 5)).astype(np.float32),
+        "b": np.arange(7, dtype=np.int32),
+        "one": np.float64(step),
+    }
     return State({name: np.asarray(w) for name, w in weights.items()}, np.array(step, np.int32))
 
 
 def equal(a, b):
-    return all(x.dtype == y.dtype and (np.asarray(x) == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        x.dtype == y.dtype and (np.asarray(x) == y).all()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def names(run):
     return [path.name for path in checkpoint.steps(run)]
 
 
-dtypes = st.sampled_from(["float64", "float32", "float16", "int64", "int32", "int8", "uint16", "uint8", "bool", ml_dtypes.bfloat16])
+dtypes = st.sampled_from(
+    ["float64", "float32", "float16", "int64", "int32", "int8", "uint16", "uint8", "bool", ml_dtypes.bfloat16]
+)
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 
 
@@ -48,7 +58,9 @@ shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 @given(seed=seeds, kinds=st.lists(st.tuples(dtypes, shapes), max_size=4))
 def test_what_is_written_is_read_by_us_and_by_the_safetensors_library(tmp_path_factory, seed, kinds):
     rng, path = np.random.default_rng(seed), tmp_path_factory.mktemp("tensors") / "state.safetensors"
-    tensors = {f"tensor.{i}": np.asarray(rng.integers(0, 2, shape)).astype(dtype) for i, (dtype, shape) in enumerate(kinds)}
+    tensors = {
+        f"tensor.{i}": np.asarray(rng.integers(0, 2, shape)).astype(dtype) for i, (dtype, shape) in enumerate(kinds)
+    }
     checksums = write_tensors(path, tensors)
     ours = read_tensors(path, checksums)
     assert list(ours) == list(tensors)
@@ -108,7 +120,9 @@ def test_a_damaged_checkpoint_is_named_with_its_tensor_and_the_whole_one_before_
     content = bytearray(middle.read_bytes())
     content[content.index(np.asarray(state(20).params["w"]).tobytes())] ^= 1
     middle.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"step-00000030.* truncated: tensor 'step' .*step-00000010 .*--from-step 10"):
+    with pytest.raises(
+        CheckpointError, match=r"step-00000030.* truncated: tensor 'step' .*step-00000010 .*--from-step 10"
+    ):
         checkpoint.load(last, state())
     with pytest.raises(CheckpointError, match=r"step-00000020.* damaged: tensor 'params.w' .*--from-step 10"):
         checkpoint.load(middle.parent, state())
@@ -137,16 +151,20 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_anyth
 def test_another_architecture_is_refused_by_the_name_of_the_first_tensor_that_differs(tmp_path):
     saved = checkpoint.save(tmp_path, state(1), step=1)
     wider = state()._replace(params=state().params | {"w": np.zeros((3, 6), np.float32)})
-    with pytest.raises(CheckpointError, match=r"another architecture: its tensor 'params.w' is float32 \(3, 5\), .* float32 \(3, 6\)"):
+    with pytest.raises(
+        CheckpointError, match=r"another architecture: its tensor 'params.w' is float32 \(3, 5\), .* float32 \(3, 6\)"
+    ):
         checkpoint.load(saved, wider)
-    with pytest.raises(CheckpointError, match="'params.more' is absent"):
+    with pytest.raises(CheckpointError, match=r"'params\.more' is absent"):
         checkpoint.load(saved, state()._replace(params=state().params | {"more": np.zeros(2)}))
-    with pytest.raises(CheckpointError, match="'params.b' is int32.* this model's is absent"):
+    with pytest.raises(CheckpointError, match=r"'params\.b' is int32.* this model's is absent"):
         checkpoint.load(saved, state()._replace(params={"w": state().params["w"], "one": state().params["one"]}))
 
 
 def fails_on_a_full_disk(run, step):
-    with pytest.raises(CheckpointError, match=rf"Step {step} could not be saved .* MB are needed.*step-00000010 is intact"):
+    with pytest.raises(
+        CheckpointError, match=rf"Step {step} could not be saved .* MB are needed.*step-00000010 is intact"
+    ):
         checkpoint.save(run, state(step), step=step)
     assert names(run) == ["step-00000010"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000010"]
@@ -214,7 +232,7 @@ def test_a_checkpoint_that_is_not_there_is_told_from_those_that_are(tmp_path):
     checkpoint.save(tmp_path, state(3), step=3)
     with pytest.raises(CheckpointError, match="no checkpoint of step 7; it holds steps 3"):
         checkpoint.find(tmp_path, 7)
-    with pytest.raises(CheckpointError, match="has no model.json"):
+    with pytest.raises(ValueError, match=r"has no model\.json"):
         checkpoint.load_run(tmp_path)
     with pytest.raises(CheckpointError, match="There is no trained run under"):
         checkpoint.latest_run(tmp_path / "runs")
@@ -223,4 +241,4 @@ def test_a_checkpoint_that_is_not_there_is_told_from_those_that_are(tmp_path):
 @pytest.mark.parametrize("name", ["nothing", "../gpt", "os.path", "", "GPT"])
 def test_only_models_of_minilm_are_imported_by_name(name):
     with pytest.raises(ValueError, match="There is no model"):
-        checkpoint.model_named(name)
+        model_named(name)

@@ -64,7 +64,9 @@ def batches(seed, steps, b, dtype=np.float64):
     rng = np.random.default_rng(seed)
     weights = rng.integers(0, 3, (steps, b)).astype(dtype)
     weights[:, 0] = 1
-    return Batch(rng.standard_normal((steps, b, 3)).astype(dtype), rng.standard_normal((steps, b, 5)).astype(dtype), weights)
+    return Batch(
+        rng.standard_normal((steps, b, 3)).astype(dtype), rng.standard_normal((steps, b, 5)).astype(dtype), weights
+    )
 
 
 def in_parts(batch, k):
@@ -116,7 +118,8 @@ def drawn(params, batch, key):
 
 def test_every_step_and_every_part_drops_other_units_and_a_later_call_the_same_ones():
     n = 4
-    first_part = Batch(np.zeros((n, 2, 1, 3)), np.zeros((n, 2, 1, 5)) + [[[[1.0]], [[0.0]]]], np.ones((n, 2, 1)))
+    first_part = Batch(np.zeros((n, 2, 1, 3)), np.zeros((n, 2, 1, 5)), np.ones((n, 2, 1)))
+    first_part.y[:, 0] = 1
     second_part = first_part._replace(y=1 - first_part.y)
     losses = {
         name: run(drawn, initial(0), batch, calls, seed)[1]["loss"]
@@ -157,7 +160,9 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(name, steps, w
 
 
 def test_warm_down_stays_at_the_peak_until_its_share_of_the_steps():
-    config = OptimizerConfig(schedule="warm_down", learning_rate=1.0, warmup_steps=10, warmdown_share=0.25, final_share=0.0)
+    config = OptimizerConfig(
+        schedule="warm_down", learning_rate=1.0, warmup_steps=10, warmdown_share=0.25, final_share=0.0
+    )
     rate = schedule(config, 200)(jnp.array([9, 100, 150, 175, 200]))
     assert_close(rate, np.array([1, 1, 1, 0.5, 0]), LAYER, jnp.float32)
 

@@ -38,6 +38,16 @@ def reopen(folder: Path) -> Corpus:
     return Corpus(open_tokens(folder / "train.bin"), open_tokens(folder / "validation.bin"))
 
 
+def check_lengths(corpus: Corpus, context_length: int) -> None:
+    """Refuse a corpus of which one part is shorter than a context and its last target."""
+    for name, tokens in [("training", corpus.train.tokens), ("held-out", corpus.validation.tokens)]:
+        if len(tokens) <= context_length:
+            raise ValueError(
+                f"The {name} text has {len(tokens)} tokens, fewer than the {context_length + 1} of one context and its "
+                f"last target: give more text, or --context-length {max(1, len(tokens) - 1)} or less."
+            )
+
+
 def _learn(config, texts) -> Tokenizer:
     if config.tokenizer == "byte":
         return ByteTokenizer()

@@ -10,7 +10,7 @@ A regulariser is a term to be added: `loss + 1e-4 * z_loss(logits, weights)`.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -165,12 +165,12 @@ def chunked_cross_entropy(
     Reference: `minilm.reference.losses.chunked_cross_entropy`. Paper: arXiv:2410.10989, section 3.2.
     """
     y, w = targets.ravel(), jnp.ones(targets.size, _wide(x)) if weights is None else weights.ravel()
-    metrics = _chunked_metrics(chunk, x.reshape(-1, x.shape[-1]), unembedding, y, w)
+    metrics: Metrics = _chunked_metrics(chunk, x.reshape(-1, x.shape[-1]), unembedding, y, w)
     return _mean(metrics.loss_sum, metrics.token_count), metrics
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked_metrics(chunk, x, unembedding, y, w):
+def _chunked_metrics(chunk, x, unembedding, y, w) -> Any:
     metrics = jax.lax.map(lambda rows: _chunk_loss(unembedding, *rows)[1], _in_chunks(chunk, x, y, w))
     return jax.tree.map(jnp.sum, metrics)
 

@@ -32,7 +32,7 @@ def example(seed=0, config=CONFIG, spread=0.3):
     tokens = rng.integers(0, config.vocab_size, (B, T + 1)).astype(np.int32)
     weights = np.ones((B, T), np.float32)
     weights[0, -1] = 0
-    return params, Batch(jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:]), jnp.asarray(weights))
+    return params, Batch._make(map(jnp.asarray, (tokens[:, :-1], tokens[:, 1:], weights)))
 
 
 def untied(params):
@@ -167,14 +167,14 @@ def test_every_dropout_of_the_model_has_a_key_of_its_own():
     config = replace(CONFIG, dropout=0.5)
     drawn = []
 
-    def spy(x, rate, key=None):
+    def spy(x, rate, key):
         drawn.append(tuple(np.asarray(jax.random.key_data(key))))
         return x
 
     params, batch = example()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt, "dropout", spy)
-        gpt.apply(params, batch.tokens, config=config, key=jax.random.key(0))
+        gpt.apply(params, jnp.asarray(batch.tokens), config=config, key=jax.random.key(0))
     assert len(set(drawn)) == len(drawn) == 1 + 2 * config.n_layers
 
 
@@ -192,8 +192,8 @@ def losses():
     """Adam on one batch, from GPT-2's own initial weights."""
     config = gpt.Config(vocab_size=503, context_length=8, n_layers=2, n_heads=2, d_model=32)
     tokens = jax.random.randint(jax.random.key(1), (4, 9), 0, config.vocab_size)
-    batch = Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones((4, 8)))
-    params, optimizer = gpt.init(jax.random.key(0), config), optax.adam(0.01)
+    batch = Batch._make((tokens[:, :-1], tokens[:, 1:], jnp.ones((4, 8))))
+    params, optimizer = jax.jit(gpt.init)(jax.random.key(0), config), optax.adam(0.01)
 
     def step(carry, _):
         params, state = carry
@@ -231,7 +231,7 @@ def test_bfloat16_weights_leave_the_residual_stream_the_loss_and_the_gradients_i
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt, "layer_norm", spy)
-        assert gpt.apply(rounded, batch.tokens, config=SHALLOW).dtype == jnp.float32
+        assert gpt.apply(rounded, jnp.asarray(batch.tokens), config=SHALLOW).dtype == jnp.float32
     assert streams == [jnp.float32] * (1 + 2 * SHALLOW.n_layers)
 
     def loss(params):

@@ -178,6 +178,7 @@ def test_the_chunked_loss_never_holds_the_logits_of_all_tokens():
     def bytes_held(loss):
         compiled = jax.jit(jax.value_and_grad(lambda x, E, y: loss(x, E, y)[0], (0, 1))).lower(*arguments).compile()
         memory = compiled.memory_analysis()
+        assert memory is not None
         held = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
         return held - memory.alias_size_in_bytes
 

@@ -68,7 +68,7 @@ def with_metrics(function):
     @functools.wraps(function)
     def call(*arguments, **static):
         (loss, metrics), saved = function(*arguments, **static)
-        return (np.asarray(loss), losses.Metrics(*map(np.asarray, metrics))), saved
+        return (np.asarray(loss), losses.Metrics._make(map(np.asarray, metrics))), saved
 
     return call
 

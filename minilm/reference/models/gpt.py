@@ -122,11 +122,11 @@ def train(params, batches, peak, warmup, decay, largest):
     Returns:
       (params, losses): the trained parameters, and the loss at every step before its update.
     """
-    names, states, losses = list(field_names(params)), None, []
+    names, losses = list(field_names(params)), []
+    states: list = [None] * len(names)
     for step, batch in enumerate(batches):
         (value, _), saved = loss(params, batch)
         gradients = clip_by_global_norm(list(arrays(loss_backward(saved))), largest)
-        states = [None] * len(gradients) if states is None else states
         rate, weights = linear_warmup(step, peak, warmup), list(arrays(params))
         for i, name in enumerate(names):
             shrink = decay if name.startswith("w_") else 0.0

@@ -83,6 +83,12 @@ def test_different_rows_of_a_batch_draw_differently():
     assert len({tuple(row) for row in rows}) == 3
 
 
+def test_every_place_draws_anew():
+    params = toy_model.init(0, CONFIG)._replace(w_o=jnp.zeros((5, N)))
+    [row] = generate(params, [[1]], n=SIZE, sampler=Sampler(), key=jax.random.key(0))
+    assert len(set(row)) > 1
+
+
 def test_the_repetition_penalty_writes_every_token_once_before_any_twice():
     class Constant:
         @staticmethod

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,13 @@ class Batch(NamedTuple):
     tokens:  (b, t) int32, what the model reads.
     targets: (b, t) int32, the same text one position later.
     weights: (b, t) float32, 1 where the target counts and 0 where it is ignored (padding).
+
+    They are NumPy arrays here and JAX's inside a compiled step; this package knows nothing of the latter.
     """
 
-    tokens: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
+    tokens: Any
+    targets: Any
+    weights: Any
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minilm import initializers
 from tests.strategies import keys
-from tests.tolerances import LAYER, assert_close
+from tests.tolerances import LAYER, assert_close, unit_roundoff
 
 SHAPE = (300, 70)
 IN, OUT = SHAPE
@@ -36,7 +36,7 @@ def test_weights_have_mean_zero_the_promised_variance_and_the_promised_bound(nam
     w = np.asarray(getattr(initializers, name)(key, SHAPE, **keywords), np.float64) / math.sqrt(variance)
     assert abs(w.mean()) < 6 / math.sqrt(w.size)
     assert abs((w**2).mean() - 1) < 6 * math.sqrt(2 / w.size)  # no rule has a heavier tail than the normal's
-    assert 0.9 * min(bound, 3.5) < np.abs(w).max() < bound * (1 + 1e-6)
+    assert 0.9 * min(bound, 3.5) < np.abs(w).max() < bound * (1 + LAYER * unit_roundoff(jnp.float32))
 
 
 @every_rule

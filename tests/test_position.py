@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.position import init_learned, learned, rotary, rotary_interleaved, sinusoidal
 from tests.strategies import arrays, keys, seeds
-from tests.tolerances import FORMULA, assert_close
+from tests.tolerances import FORMULA, assert_close, unit_roundoff
 
 every_layout = pytest.mark.parametrize("turn", [rotary, rotary_interleaved])
 positions = st.integers(0, 5000)
@@ -91,7 +91,7 @@ def test_rotary_keeps_the_dtype_whatever_that_of_the_position(turn, dtype):
 def test_float32_angles_at_position_one_hundred_thousand_are_off_by_no_more_than_the_docstring_says(p, seed):
     x, position = heads(seed, 1, 64), jnp.array([p])
     error = rotary(x.astype(jnp.float32), position) - rotary(x, position)
-    assert jnp.abs(error).max() <= 1.2e-7 * p * jnp.abs(x).max() * np.sqrt(2)
+    assert jnp.abs(error).max() <= unit_roundoff(jnp.float32) * p * jnp.abs(x).max() * np.sqrt(2)
 
 
 @given(p=positions, distance=st.integers(-50, 50))

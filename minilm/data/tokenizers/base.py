@@ -1,5 +1,6 @@
 """What every tokenizer shares: ids stand for bytes, special tokens stand for none that a user could type."""
 
+import abc
 import codecs
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ import regex
 END_OF_TEXT = "<|endoftext|>"
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """Text to ids and back, without loss.
 
     A tokenizer is a table of tokens, each a piece of bytes, and a rule that cuts text into them. Special tokens, of
@@ -109,13 +110,13 @@ class Tokenizer:
         }
         Path(path).write_text(json.dumps(head | self.pipeline(), ensure_ascii=False, indent=1), encoding="utf-8")
 
+    @abc.abstractmethod
     def _encode(self, text: str) -> np.ndarray:
         """The ids of text without special tokens, in which lone surrogates U+DC80 to U+DCFF stand for stray bytes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pipeline(self) -> dict[str, Any]:
         """The pre-tokenizer, model and decoder of the `tokenizer.json`."""
-        raise NotImplementedError
 
 
 class Stream:

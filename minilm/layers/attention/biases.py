@@ -47,6 +47,13 @@ def alibi_slopes(n_heads: int) -> list[float]:
 
     Otherwise n is the power of two below, and the heads left over take every other slope of 2n heads, from the first.
 
+    Args:
+      n_heads: how many heads.
+    Returns:
+      the slopes, one for each head.
+
+    Reference: `minilm.reference.attention.biases.alibi_slopes`. Paper: arXiv:2108.12409, section 3.
+
     >>> alibi_slopes(4)
     [0.25, 0.0625, 0.015625, 0.00390625]
     >>> alibi_slopes(6) == [*alibi_slopes(4), *alibi_slopes(8)[0:4:2]]

@@ -140,7 +140,9 @@ def multi_head(
 
 
 def multi_head_step(params: MultiHeadParams, cache: KVCache, x: Float[Array, "t d"], tokens: Tokens, attend: Callable):
-    """Read a chunk of one sequence: what `multi_head` gives for its tokens, with the earlier ones taken from the cache.
+    r"""Read a chunk of one sequence: what `multi_head` gives for its tokens, the earlier ones taken from the cache.
+
+    $$ y = \operatorname{merge}(\operatorname{attend}(q, [K, k], [V, v])) \quad\text{with}\quad q, k, v \text{ of } x $$
 
     Args:
       params: as `multi_head`'s.
@@ -159,7 +161,15 @@ def multi_head_step(params: MultiHeadParams, cache: KVCache, x: Float[Array, "t 
 
 
 def softmax_mixer(attend: Callable, *, g: int, r: int, k: int, v: int, bias: bool = True) -> Mixer:
-    """Multi-head attention as a block takes it: `softmax_mixer(Dense(Causal()), g=2, r=4, k=16, v=16)`."""
+    """Multi-head attention as a block takes it: `softmax_mixer(Dense(Causal()), g=2, r=4, k=16, v=16)`.
+
+    Args:
+      attend: as `multi_head`'s.
+      g, r, k, v: key/value heads, query heads of each, and the widths of a key and of a value.
+      bias: whether the projections have one.
+    Returns:
+      a `Mixer`, whose state is a `KVCache`.
+    """
     return Mixer(
         init=lambda key, d_model: init_multi_head(key, d_model, g=g, r=r, k=k, v=v, bias=bias),
         apply=lambda params, x, tokens: multi_head(params, x, tokens, attend),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from minilm import checkpoint, run_folder, trainer, training
+from minilm import checkpoint, optimizers, run_folder, trainer
 from minilm.checkpoint import CheckpointError
 from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, check, from_json, to_json
 from minilm.history import History
@@ -203,7 +203,7 @@ def test_bits_per_byte_are_the_total_nats_over_ln_2_and_the_bytes(finished):
 
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_spares_the_checkpoint(text, tmp_path, monkeypatch):
     def poisoned(config, learning_rate):
-        adamw = training.adamw(config, learning_rate)
+        adamw = optimizers.adamw(config, learning_rate)
 
         def update(gradient, state, params=None):
             updates, state = adamw.update(gradient, state, params)
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_spares_the_checkpoint
 
         return adamw._replace(update=update)
 
-    monkeypatch.setitem(training.OPTIMIZERS, "poisoned", poisoned)
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "poisoned", poisoned)
     folder = tmp_path / "run"
     told = config(text, folder, optimization=replace(QUICK.optimization, optimizer="poisoned"))
     with pytest.raises(

@@ -11,7 +11,7 @@ keys, never too few; blockwise attention and kernels skip the rest.
 
 import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,7 @@ class Rule(abc.ABC):
         return Not(self)
 
 
+@dataclass_transform(frozen_default=True)
 def _rule(cls):
     return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
 

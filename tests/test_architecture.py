@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -63,6 +64,7 @@ def imported(tree):
         if isinstance(node, ast.Import):
             yield from ((name.name, node in tree.body) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert node.module, "imports are absolute"
             inside = [f"{node.module}.{name.name}" for name in node.names]
             modules = [name for name in inside if f"{name.replace('.', '/')}.py" in sources()]
             yield from ((name, node in tree.body) for name in modules or [node.module])
@@ -76,7 +78,7 @@ def floor(name: str) -> int:
     return FLOORS.get(name.split(".")[1], UNNAMED_FLOOR) if "." in name else -1
 
 
-def public_functions() -> dict[str, object]:
+def public_functions() -> dict[str, Any]:
     """The layers and losses, name below `minilm.layers` -> function."""
     found = {}
     for path, tree in trees("minilm/layers") + trees("minilm/losses.py"):

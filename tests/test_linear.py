@@ -77,3 +77,19 @@ def test_a_bias_may_be_absent_and_has_no_gradient_then():
     params = init_linear(jax.random.key(0), 3, 2, bias=False)
     assert params.b is None
     assert jax.grad(lambda p: linear(p, jnp.ones((4, 3), jnp.float32)).sum())(params).b is None
+
+
+def test_the_initial_bias_is_there_unless_refused_and_is_zero():
+    b = init_linear(jax.random.key(0), 3, 2).b
+    assert b is not None
+    np.testing.assert_array_equal(b, np.zeros(2))
+
+
+@pytest.mark.parametrize("of_x", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("of_w", [jnp.bfloat16, jnp.float32])
+def test_output_and_gradient_have_the_dtype_of_the_input_whatever_those_of_weight_and_bias(of_x, of_w):
+    params = init_linear(jax.random.key(0), 3, 2)
+    params = params._replace(w=params.w.astype(of_w), b=jnp.ones(2, jnp.float32))
+    y, vjp = jax.vjp(linear, params, jnp.ones((4, 3), of_x))
+    d_params, d_x = vjp(y)
+    assert (y.dtype, d_x.dtype, d_params.w.dtype) == (of_x, of_x, of_w)

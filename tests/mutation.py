@@ -1,0 +1,354 @@
+"""Bugs planted one by one, to see whether a test notices.
+
+    python -m tests.mutation --changed REV              a bounded sample over what changed since REV, as CI runs it
+    python -m tests.mutation --module minilm/losses.py  every mutant of a module
+    python -m tests.mutation --all --budget 60          every mutant of each module that changed since its last run
+
+A mutant (`tests/mutants.py`) is compiled and put in place of its function's code inside one process, so that whoever
+holds the function runs it: a record, a closure, a compiled caller. Then the tests that cover the function run until
+one fails. Layers run uncompiled meanwhile, for JAX would compile anew for every mutant; where loops are the subject,
+they are compiled and the caches cleared. What no test notices must stand in `tests/mutation_survivors.toml`, with the
+reason why nothing could. The results of whole modules are kept in `benchmarks/results/mutation.json`; a sample fails on
+a survivor that is neither explained there nor known from here.
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import Mutant, mutants_of, mutated
+
+ROOT = Path(__file__).parent.parent
+SURVIVORS = ROOT / "tests/mutation_survivors.toml"
+RESULTS = ROOT / "benchmarks/results/mutation.json"
+TARGETS = ("layers", "reference", "losses.py", "sampling.py", "generation.py", "initializers.py", "precision.py")
+# The tests of a module beside the laws of its records and those in `test_<its name>.py`.
+TESTS = {
+    "core": ["attention"],
+    "multi_head": ["attention"],
+    "elman": ["recurrent"],
+    "gru": ["recurrent"],
+    "lstm": ["recurrent"],
+    "unroll": ["recurrent"],
+    "precision": ["attention", "training"],
+    "feed_forward": ["activation"],
+}
+COMPILED = ("unroll", "generation")  # loops run compiled: uncompiled, they are other code
+SAMPLE_MODULES, SAMPLE_MUTANTS, SAMPLE_SECONDS = 6, 20, 110  # CI's: so many of each, or what the time allows
+ALARM = 20  # seconds that the tests of one mutant may take; an endless loop is a bug noticed
+BAR = 0.95
+
+
+class TooLongError(BaseException):
+    """The alarm rang. No Exception, so that nothing in between takes it for a result."""
+
+
+def targets() -> list[str]:
+    """The modules under mutation."""
+    paths = [ROOT / "minilm" / name for name in TARGETS]
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
+    return [str(file.relative_to(ROOT)) for file in files if file.name != "__init__.py"]
+
+
+def place(path: str) -> str:
+    """What a module and its reference are both called: `attention.core`."""
+    path = path.removeprefix("minilm/").removeprefix("layers/").removeprefix("reference/")
+    return path.removesuffix(".py").replace("/", ".")
+
+
+def test_files(path: str) -> list[str]:
+    """The files with tests of a module."""
+    stem = Path(path).stem
+    files = [f"tests/test_{name}.py" for name in [stem, *TESTS.get(stem, [])]]
+    return [file for file in ["tests/test_layers.py", *files, path] if (ROOT / file).exists()]
+
+
+@contextlib.contextmanager
+def planted(mutant: Mutant):
+    """The mutant's code in the live function, for as long as the context lasts."""
+    module = importlib.import_module(mutant.path.removesuffix(".py").replace("/", "."))
+    owner, _, name = mutant.function.rpartition(".")
+    live = vars(getattr(module, owner) if owner else module)[name]
+    live = inspect.unwrap(getattr(live, "fget", None) or getattr(live, "__func__", live))
+    namespace = dict(vars(module))
+    exec(compile(ast.Module([mutated(mutant, ROOT)], []), mutant.path, "exec"), namespace)
+    new, names = namespace[name], ("__code__", "__defaults__", "__kwdefaults__")
+    old = [getattr(live, attribute) for attribute in names]
+    try:
+        for attribute in names:
+            setattr(live, attribute, getattr(new, attribute))
+        yield
+    finally:
+        for attribute, value in zip(names, old, strict=True):
+            setattr(live, attribute, value)
+
+
+class Runner:
+    """A plugin of pytest: instead of each test once, the tests that cover each mutant, until one fails."""
+
+    def __init__(self, mutants: list[Mutant], report, seconds: float):
+        self.mutants, self.report, self.until, self.sound = mutants, report, time.monotonic() + seconds, {}
+
+    def pytest_configure(self, config):
+        from hypothesis import Phase, settings
+
+        phases = (Phase.explicit, Phase.generate)  # to shrink a failure would take most of the time
+        base = settings.get_profile("minilm")
+        settings.register_profile("mutation", base, phases=phases, max_examples=10, report_multiple_bugs=False)
+        settings.load_profile("mutation")
+
+    def pytest_runtestloop(self, session):
+        import jax
+
+        signal.signal(signal.SIGALRM, _ring)
+        for mutant in self.mutants:
+            if time.monotonic() > self.until:
+                break
+            self.report(mutant.name, "started")
+            items = sorted(filter(_covers(mutant), session.items), key=_nearness(mutant))
+            compiled = Path(mutant.path).stem in COMPILED
+            is_jax = "reference" not in mutant.path
+            with jax.disable_jit(is_jax and not compiled):
+                killer = self.first_failure(mutant, items, clear=is_jax and (compiled or "recurrent" in mutant.path))
+            self.report(mutant.name, killer or "survived")
+        return True
+
+    def first_failure(self, mutant, items, clear):
+        """The name of the first test that notices the mutant and passes without it; None if all miss it."""
+        import jax
+
+        for item in items:
+            with planted(mutant):
+                if clear:
+                    jax.clear_caches()
+                noticed = not _passes(item)
+            if noticed:
+                if item.nodeid not in self.sound:
+                    if clear:
+                        jax.clear_caches()
+                    self.sound[item.nodeid] = _passes(item)
+                if self.sound[item.nodeid]:
+                    return item.nodeid
+        return None
+
+
+def _ring(*_):
+    raise TooLongError
+
+
+def _passes(item) -> bool:
+    from _pytest.runner import runtestprotocol
+
+    item._initrequest()
+    signal.setitimer(signal.ITIMER_REAL, ALARM, 1)  # again every second, should something swallow the first
+    try:
+        return all(report.passed or report.skipped for report in runtestprotocol(item, log=False, nextitem=None))
+    except TooLongError:
+        with contextlib.suppress(BaseException):
+            item.session._setupstate.teardown_exact(None)
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _covers(mutant):
+    files, prefix = test_files(mutant.path)[1:], f"{place(mutant.path)}."
+
+    def covers(item):
+        record = getattr(item, "callspec", None) and item.callspec.params.get("record")
+        if item.nodeid.startswith("tests/test_layers.py"):
+            return record is not None and record.name.startswith(prefix)
+        return item.nodeid.split("::")[0] in files
+
+    return covers
+
+
+def _nearness(mutant):
+    """The records of the function itself first, then those of its module, then the module's own tests."""
+    own = f"[{place(mutant.path)}.{mutant.function.removesuffix('_backward')}"
+    return lambda item: (not item.nodeid.startswith("tests/test_layers.py"), own not in item.nodeid)
+
+
+def work(orders: str, seconds: float):
+    """What a worker does: run the mutants named in a file, one line of JSON for each event."""
+    by_name = {mutant.name: mutant for path in targets() for mutant in mutants_of(path, ROOT)}
+    mutants = [by_name[name] for name in json.loads(Path(orders).read_text())]
+    out = os.fdopen(os.dup(1), "w")  # pytest and the tests print where they like
+
+    def report(name, outcome):
+        print(json.dumps([name, outcome]), file=out, flush=True)
+
+    files = sorted({file for mutant in mutants for file in test_files(mutant.path)})
+    plugins = ("xdist", "cacheprovider", "terminal", "unraisableexception")  # an alarm within a finaliser is none
+    options = [*(f"-pno:{plugin}" for plugin in plugins), "--doctest-modules", "-o", "addopts=", "-m", "not slow"]
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        return pytest.main([*options, *files], plugins=[Runner(mutants, report, seconds)])
+
+
+def run(mutants: list[Mutant], seconds: float) -> dict[str, str]:
+    """Mutant's name -> the test that noticed it, or "survived"; two workers, and one that hangs is replaced."""
+    until, outcomes = time.monotonic() + seconds, {}
+    shares = [[m.name for m in mutants][start::2] for start in range(2)]
+    cache = tempfile.TemporaryDirectory()  # of what JAX compiles: nearly all of it is compiled for every mutant
+    workers = [_Worker(share, until, cache.name) for share in shares if share]
+    while workers:
+        time.sleep(0.2)
+        for worker in list(workers):
+            for name, outcome in worker.news():
+                outcomes[name] = outcome
+                if outcome == "survived":
+                    print(f"survived: {name}", flush=True)
+            if worker.process.poll() is not None and (name := worker.current) is not None:
+                outcomes[name] = f"the process ended with {worker.process.returncode}"
+            elif worker.process.poll() is None and time.monotonic() > until + ALARM:
+                worker.process.kill()  # what it was at has no result
+            elif worker.process.poll() is None and worker.is_stuck():
+                worker.process.kill()
+                outcomes[worker.current] = "an endless loop"
+            if worker.process.poll() is not None:
+                workers.remove(worker)
+                rest = [name for name in worker.share if name not in outcomes]
+                if worker.current is None and worker.process.returncode:
+                    raise RuntimeError(f"A worker ended with {worker.process.returncode} before its first mutant.")
+                if rest and worker.current is not None and time.monotonic() < until:
+                    workers.append(_Worker(rest, until, cache.name))
+    return outcomes
+
+
+class _Worker:
+    def __init__(self, share, until, cache):
+        self.share, self.current, self.since, self.read = share, None, time.monotonic(), 0
+        self.folder = tempfile.TemporaryDirectory()
+        orders, self.log = Path(self.folder.name, "orders"), Path(self.folder.name, "log")
+        orders.write_text(json.dumps(share))
+        command = [sys.executable, "-m", "tests.mutation", "--worker", str(orders), str(until - time.monotonic())]
+        settings = {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+            "OMP_NUM_THREADS": "1",
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+        environment = os.environ | settings
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self.log.open("w"))
+
+    def news(self):
+        lines = self.log.read_text().split("\n")[self.read : -1]
+        self.read += len(lines)
+        for name, outcome in map(json.loads, lines):
+            self.since = time.monotonic()
+            self.current = name if outcome == "started" else None
+            if outcome != "started":
+                yield name, outcome
+
+    def is_stuck(self):
+        return self.current is not None and time.monotonic() - self.since > 20 * ALARM
+
+
+def listed() -> set[str]:
+    """The survivors that are known, by name."""
+    text = SURVIVORS.read_text() if SURVIVORS.exists() else ""
+    return {f"{place}: {slip}" for place, slips in tomllib.loads(text).items() for slip in slips}
+
+
+def changed_since(revision: str) -> list[str]:
+    """The modules under mutation that differ from a revision, in themselves or in their tests."""
+    command = ["git", "diff", "--name-only", revision, "--"]
+    names = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    return [path for path in targets() if names & {path, *test_files(path)[1:]}]
+
+
+def sample(paths: list[str]) -> list[Mutant]:
+    """A few mutants of a few modules, always the same while these stay as they are: to load many would take long."""
+    draw = random.Random("".join(map(digest, paths)))
+    few = draw.sample(paths, min(SAMPLE_MODULES, len(paths)))
+    found = [mutants_of(path, ROOT) for path in few]
+    return [mutant for own in found for mutant in draw.sample(own, min(SAMPLE_MUTANTS, len(own)))]
+
+
+def digest(path: str) -> str:
+    """What tells whether a module or its tests changed since they were measured."""
+    files = test_files(path)[1:]
+    return hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in files)).hexdigest()[:16]
+
+
+def keep(path: str, outcomes: dict[str, str]):
+    """Write a module's result into the committed file."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    survived = sorted(name.split("::")[1] for name, outcome in outcomes.items() if outcome == "survived")
+    results[path] = {"digest": digest(path), "mutants": len(outcomes), "survived": survived}
+    RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False) + "\n")
+
+
+def is_news(name: str) -> bool:
+    """Whether a survivor is unknown to its module's last full run; before the first, nothing is known."""
+    path, slip = name.split("::")
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return path in known and slip not in known[path]["survived"]
+
+
+def table(outcomes: dict[str, str]):
+    """Print how many mutants of each module were noticed."""
+    print(f"{'module':45}{'mutants':>8}{'killed':>8}{'share':>8}{'listed':>8}{'unlisted':>10}")
+    for path in sorted({name.split("::")[0] for name in outcomes}):
+        own = {name: outcome for name, outcome in outcomes.items() if name.split("::")[0] == path}
+        alive = {name for name, outcome in own.items() if outcome == "survived"}
+        numbers = f"{len(own):8}{len(own) - len(alive):8}{1 - len(alive) / len(own):8.1%}"
+        print(f"{path:45}{numbers}{len(alive & listed()):8}{len(alive - listed()):10}")
+
+
+def main():
+    """Run what the command line asks for; exit with 1 where a survivor stands on no list or too many survive."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--changed", metavar="REV")
+    what.add_argument("--module", nargs="+", metavar="PATH")
+    what.add_argument("--all", action="store_true")
+    what.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--budget", type=float, default=60, metavar="MINUTES")
+    options = parser.parse_args()
+    if options.worker:
+        return work(options.worker[0], float(options.worker[1]))
+    outcomes, until = {}, time.monotonic() + 60 * options.budget
+    if options.changed:
+        mutants = sample(changed_since(options.changed))
+        outcomes = run(mutants, SAMPLE_SECONDS)
+        print(f"{len(outcomes)} of {len(mutants)} mutants tried.")
+    else:
+        done = json.loads(RESULTS.read_text()) if options.all and RESULTS.exists() else {}
+        paths = options.module or [p for p in targets() if done.get(p, {}).get("digest") != digest(p)]
+        for path in paths:
+            mutants = mutants_of(path, ROOT)
+            found = run(mutants, until - time.monotonic())
+            outcomes |= found
+            if len(found) == len(mutants):
+                keep(path, found)
+    table(outcomes)
+    alive = {name for name, outcome in outcomes.items() if outcome == "survived"}
+    unexplained = sorted(alive - listed())
+    for name in unexplained:
+        print(f"No test noticed, and no list explains: {name}")
+    if options.changed:
+        return int(any(is_news(name) for name in unexplained))
+    return int(bool(unexplained) or len(alive) > (1 - BAR) * len(outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The mutants are the slips they are meant to be, they reach whoever holds the function, and they leave no trace."""
+
+import ast
+import tomllib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minilm.layers.normalization import init_rms_norm, rms_norm
+from minilm.reference.linear import matmul
+from tests.mutants import mutants_of, mutated
+from tests.mutation import ROOT, SURVIVORS, listed, planted, run, targets
+
+SLIPS = {
+    "x + y * 2": ["x - y * 2", "x", "y * 2", "x + y / 2", "x + y", "x + 2", "x + y * 3", "x + y * 1"],
+    "x.sum(axis=-1)": ["x.mean(axis=-1)", "x.sum()", "x.sum(axis=1)", "x.sum(axis=-2)", "x.sum(axis=-0)"],
+    "x >= y": ["x > y", "x < y"],
+    "f(x, y) if x else y": ["y if x else f(x, y)", "f(y, x) if x else y"],
+    "np.where(x, y, z)": ["np.where(x, z, y)"],
+    "np.sqrt(x)": ["x"],
+    "x.T & True": ["x.T | True", "x.T", "True", "x & True", "x.T & False"],
+    "0.5": ["5.0", "0.05"],
+}
+
+
+def named(path, slip):
+    return next(mutant for mutant in mutants_of(path, ROOT) if mutant.name == f"{path}::{slip}")
+
+
+@pytest.mark.parametrize("expression", SLIPS)
+def test_an_expression_has_these_slips(expression, tmp_path):
+    (tmp_path / "m.py").write_text(f'def function(x: "t", y=None):\n    """Doc 1."""\n    return {expression}\n')
+    found = [
+        ast.unparse(mutated(mutant, tmp_path).body[-1]).removeprefix("return ")
+        for mutant in mutants_of("m.py", tmp_path)
+    ]
+    assert sorted(found) == sorted(SLIPS[expression])
+
+
+def test_a_mutant_reaches_who_imported_the_function_and_leaves_with_the_context():
+    x, w = np.arange(6.0).reshape(2, 3), np.ones((3, 4))
+    right = matmul(x, w)[0]
+    with planted(named("minilm/reference/linear.py", "matmul: x[row][i] * w[i, j] → x[row][i] / w[i, j]")):
+        np.testing.assert_array_equal(matmul(x, w)[0], right)  # of ones: not every input shows a bug
+        assert not np.array_equal(matmul(x, 2 * w)[0], 2 * right)
+    np.testing.assert_array_equal(matmul(x, 2 * w)[0], 2 * right)
+
+
+def test_a_mutant_reaches_a_compiled_layer():
+    params, x = init_rms_norm(3), jnp.array([1.0, 2.0, 4.0])
+    right = rms_norm(params, x)
+    mutant = next(
+        m
+        for m in mutants_of("minilm/layers/normalization.py", ROOT)
+        if m.name.startswith("minilm/layers/normalization.py::rms_norm: jax.lax.rsqrt(")
+    )
+    with planted(mutant), jax.disable_jit():
+        assert not jnp.array_equal(rms_norm(params, x), right)
+    assert jnp.array_equal(rms_norm(params, x), right)
+
+
+def test_no_two_mutants_share_a_name_and_every_listed_survivor_is_one_of_them_with_its_reason():
+    names = [mutant.name for path in targets() for mutant in mutants_of(path, ROOT)]
+    assert len(names) == len(set(names))
+    assert not listed() - set(names)
+    reasons = [reason for slips in tomllib.loads(SURVIVORS.read_text()).values() for reason in slips.values()]
+    assert all(len(reason) > 10 for reason in reasons)
+    assert len(reasons) <= 0.05 * len(names)
+
+
+@pytest.mark.slow
+def test_the_runner_tells_a_bug_that_tests_notice_from_one_that_none_could():
+    path = "minilm/layers/linear.py"
+    bug = named(path, "linear: y + params.b.astype(y.dtype) → y - params.b.astype(y.dtype)")
+    none = named(path, "_rounded_matmul_forward: 0 → 1")
+    outcomes = run([bug, none], seconds=300)
+    assert outcomes[bug.name].startswith("tests/test_layers.py")
+    assert outcomes[none.name] == "survived"

@@ -27,7 +27,8 @@ def main():
     from minilm.config import TrainConfig
     from minilm.data.batching import Batch
     from minilm.models import gpt
-    from minilm.training import init_state, make_optimizer, make_step
+    from minilm.optimizers import make_optimizer
+    from minilm.training import init_state, make_step
 
     def seconds(function, rounds=3):
         function()

@@ -30,7 +30,8 @@ def minilm_stepper(vocab, context, layers, heads, d, *, dtype="float32"):
     from minilm.config import OptimizerConfig
     from minilm.data.batching import Batch
     from minilm.models import gpt
-    from minilm.training import in_precision, init_state, make_optimizer, make_step
+    from minilm.optimizers import make_optimizer
+    from minilm.training import in_precision, init_state, make_step
 
     config = gpt.Config(vocab_size=vocab, context_length=context, n_layers=layers, n_heads=heads, d_model=d)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup_steps=1), steps=1000)

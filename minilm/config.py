@@ -51,9 +51,11 @@ class OptimizerConfig:
     """How the parameters descend."""
 
     optimizer: str = "adamw"
-    """The name of an optimizer in minilm.training.OPTIMIZERS."""
+    """adamw, or muon for the matrices with Adam for the rest; a name in minilm.optimizers.OPTIMIZERS."""
     learning_rate: float = 2e-3
     """The highest step size, reached after the warm-up."""
+    matrix_learning_rate: float = 0.02
+    """The highest step size of the matrices under muon; adamw knows one rate for all."""
     schedule: Literal["cosine", "warm_down", "constant"] = "cosine"
     """After the warm-up: cosine falls all the way, warm_down stays and falls linearly at the end, constant stays."""
     warmup_steps: int = 50

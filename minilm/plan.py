@@ -24,7 +24,8 @@ import jax.numpy as jnp
 
 from minilm.config import TrainConfig
 from minilm.data.batching import Batch
-from minilm.training import init_state, make_optimizer
+from minilm.optimizers import make_optimizer
+from minilm.training import init_state
 
 
 class Plan(NamedTuple):

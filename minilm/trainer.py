@@ -26,18 +26,11 @@ from minilm.generation import generate_text
 from minilm.history import History, draw_loss
 from minilm.interruption import Interruption
 from minilm.models.ngram import baselines
+from minilm.optimizers import make_optimizer
+from minilm.optimizers import schedule as learning_rate_schedule
 from minilm.panel import Pace, Panel, Reading, comparison
 from minilm.sampling import Sampler
-from minilm.training import (
-    EarlyStopping,
-    TrainState,
-    in_precision,
-    init_state,
-    make_evaluate,
-    make_optimizer,
-    make_step,
-)
-from minilm.training import schedule as learning_rate_schedule
+from minilm.training import EarlyStopping, TrainState, in_precision, init_state, make_evaluate, make_step
 
 _SAMPLE_TOKENS = 80
 _WRITER = Sampler(temperature=0.8, top_p=0.95)

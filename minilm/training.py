@@ -1,8 +1,8 @@
-r"""The mathematics of training: a learning rate that rises and falls, an optimizer, and one compiled step.
+r"""The mathematics of training: the gradient of a batch, one compiled step, and how far it has come.
 
     g = ∇ loss(θ, batch)                   averaged over the parts of the batch, if it comes in parts
     g = g · min(1, c / |g|)                clipped
-    θ = θ + optimizer(g, θ)                AdamW by default
+    θ = θ + optimizer(g, θ)                `minilm.optimizers`
 
 Nothing here knows a model: `loss(params, batch, key=key) -> (loss, metrics)` is a function that the caller hands in.
 """
@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minilm.config import OptimizerConfig
-from minilm.precision import cast_weights, is_weight
+from minilm.precision import cast_weights
 
 
 class TrainState(NamedTuple):
@@ -30,77 +29,6 @@ class TrainState(NamedTuple):
 def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-
-# ── the learning rate ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def schedule(config: OptimizerConfig, steps: int) -> Callable:
-    r"""The learning rate at step t of T, after a linear warm-up of w steps.
-
-    $$ \eta_t = \eta \min\left(1, \frac{t + 1}{w}\right) \cdot \big(\varphi + (1 - \varphi)\, s(t)\big) $$
-
-    With p the share of the steps after the warm-up that is over, and d the share of all steps over which it falls:
-
-    $$ s_{cosine} = \tfrac12 (1 + \cos \pi p), \qquad s_{warm\_down} = \min\left(1, \frac{T - t}{d\,T}\right), \qquad
-       s_{constant} = 1 $$
-
-    Papers: arXiv:1608.03983 (cosine), arXiv:2405.18392 (a constant rate and a linear cool-down).
-
-    >>> rate = schedule(OptimizerConfig(learning_rate=0.5, warmup_steps=10, final_share=0.0), steps=110)
-    >>> [round(float(rate(t)), 3) for t in (0, 9, 60, 110)]
-    [0.05, 0.5, 0.25, 0.0]
-    """
-    w = max(config.warmup_steps, 1)
-
-    def cosine(t):
-        p = jnp.clip((t - w) / max(steps - w, 1), 0, 1)
-        return (1 + jnp.cos(jnp.pi * p)) / 2
-
-    def warm_down(t):
-        return jnp.clip((steps - t) / max(config.warmdown_share * steps, 1), 0, 1)
-
-    def constant(t):
-        return jnp.ones_like(t)
-
-    s = {"cosine": cosine, "warm_down": warm_down, "constant": constant}[config.schedule]
-
-    def learning_rate(t):
-        t = jnp.asarray(t, jnp.float32)
-        fall = config.final_share + (1 - config.final_share) * s(t)
-        return config.learning_rate * jnp.minimum(1, (t + 1) / w) * fall
-
-    return learning_rate
-
-
-# ── the optimizer ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def decays(params):
-    """Which parameters decay: those whose field is named `w_*`, by name and not by rank.
-
-    A bias packed into a matrix would decay by rank, and a weight with an axis for its heads might be missed.
-    """
-    return jax.tree.map_with_path(lambda path, _: is_weight(path), params)
-
-
-def adamw(config: OptimizerConfig, learning_rate: Callable) -> optax.GradientTransformation:
-    """AdamW: Adam with weight decay taken apart from the gradient. Paper: arXiv:1711.05101."""
-    return optax.adamw(learning_rate, b1=config.beta_1, b2=config.beta_2, weight_decay=config.weight_decay, mask=decays)
-
-
-OPTIMIZERS = {"adamw": adamw}
-"""From a name to a function of (config, learning_rate) that gives an Optax transformation; add your own."""
-
-
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by the norm over all parameters, then the optimizer that the config names, under its schedule."""
-    if config.optimizer not in OPTIMIZERS:
-        raise ValueError(f"There is no optimizer {config.optimizer!r}; there are {', '.join(sorted(OPTIMIZERS))}.")
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        OPTIMIZERS[config.optimizer](config, schedule(config, steps)),
-    )
 
 
 # ── a step ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,13 +9,13 @@ from hypothesis.extra import numpy as hnp
 def arrays(*shape: int, scale: float = 1.0):
     """Float64 arrays with no special structure: small ones number by number, larger ones by a seed."""
     if np.prod(shape) <= 16:
-        return hnp.arrays(np.float64, shape, elements=st.integers(-64, 64).map(lambda sixteenths: scale * sixteenths / 16))
-    return st.builds(lambda seed, spread: scale * spread * np.random.default_rng(seed).standard_normal(shape), seeds, spreads)
+        return hnp.arrays(np.float64, shape, elements=st.integers(-64, 64).map(lambda n: scale * n / 16))
+    return st.builds(lambda seed, spread: scale * spread * _normal(seed, shape), seeds, spreads)
 
 
 def weights(*shape: int):
     """Float64 arrays of which no entry is zero: for parameters, whose zeros would hide swapped biases."""
-    return st.builds(lambda seed: _nonzero(np.random.default_rng(seed).standard_normal(shape)), seeds)
+    return st.builds(lambda seed: _nonzero(_normal(seed, shape)), seeds)
 
 
 def keys():
@@ -24,12 +24,16 @@ def keys():
 
 
 def sizes(*choices: tuple):
-    """One of a few tuples of sizes: each new shape costs a compilation of half a second, so a record names about three."""
+    """One of a few tuples of sizes: a new shape costs half a second of compilation, so a record names about three."""
     return st.sampled_from(choices)
 
 
 seeds = st.integers(0, 2**31 - 1)
 spreads = st.sampled_from([0.1, 1.0, 3.0])
+
+
+def _normal(seed, shape):
+    return np.random.default_rng(seed).standard_normal(shape)
 
 
 def _nonzero(x):

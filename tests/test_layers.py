@@ -43,10 +43,24 @@ def cast(arguments, dtype):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else jnp.asarray(leaf), arguments)
 
 
+def exact(leaf):
+    """A rounded array's own values, in NumPy's float64 where they are floats."""
+    return np.asarray(leaf, np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
+
+
 def cotangents(data, out):
     """A random gradient of a random scalar with respect to `out`, in its structure."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31 - 1), label="cotangent seed"))
     return jax.tree.map(lambda leaf: rng.standard_normal(np.shape(leaf)), out)
+
+
+def inner(tree, other):
+    """The inner product of two trees of arrays."""
+    return sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True))
+
+
+def absolute(tree):
+    return jax.tree.map(np.abs, tree)
 
 
 def reference_gradients(record, saved, d_out, arguments):
@@ -56,7 +70,8 @@ def reference_gradients(record, saved, d_out, arguments):
     found = []
     for argument, gradient in zip(arguments, gradients, strict=True):
         leaves, structure = jax.tree.flatten(argument)
-        filled = [np.zeros(np.shape(leaf)) for leaf in leaves] if gradient is None else structure.flatten_up_to(gradient)
+        zeros = [np.zeros(np.shape(leaf)) for leaf in leaves]
+        filled = zeros if gradient is None else structure.flatten_up_to(gradient)
         found += [g for leaf, g in zip(leaves, filled, strict=True) if is_float(leaf)]
     return found
 
@@ -93,13 +108,12 @@ def test_reference_gradient_equals_central_differences(record, data):
 
     def along(h):
         moved, _ = record.reference(*join([x + h * v for x, v in zip(floats, direction, strict=True)]), **record.static)
-        return sum(np.vdot(d, y) for d, y in zip(jax.tree.leaves(d_out), jax.tree.leaves(moved), strict=True))
+        return inner(d_out, moved)
 
-    terms = [np.vdot(g, v) for g, v in zip(gradients, direction, strict=True)]
-    magnitude = sum(np.vdot(np.abs(g), np.abs(v)) for g, v in zip(gradients, direction, strict=True))
-    magnitude += sum(np.vdot(np.abs(d), np.abs(y)) for d, y in zip(jax.tree.leaves(d_out), jax.tree.leaves(out), strict=True))
+    slope = inner(gradients, direction)
+    magnitude = inner(absolute(gradients), absolute(direction)) + inner(absolute(d_out), absolute(out))
     difference = (along(STEP) - along(-STEP)) / (2 * STEP)
-    assert_close([sum(terms), magnitude], [difference, magnitude], DIFFERENCE)
+    assert_close([slope, magnitude], [difference, magnitude], DIFFERENCE)
 
 
 @every([record for record in RECORDS if record.typed])
@@ -112,8 +126,7 @@ def test_layer_preserves_its_dtype_and_stays_close_in_it(record, dtype, data):
     kept = jnp.promote_types(dtype, jnp.float32) if record.statistic else jnp.dtype(dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(actual) if jnp.issubdtype(leaf.dtype, jnp.floating)} <= {kept}
     if record.precise:
-        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else np.asarray(leaf), rounded)
-        expected, _ = record.reference(*exact, **record.static)
+        expected, _ = record.reference(*jax.tree.map(exact, rounded), **record.static)
         assert_close(actual, expected, max(LAYER, FORMULA * (dtype == jnp.float64)), dtype)
 
 

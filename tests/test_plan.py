@@ -12,8 +12,9 @@ from minilm import generation, machines, plan
 from minilm.config import PRESETS
 from minilm.data.batching import Batch
 from minilm.models import gpt
+from minilm.optimizers import make_optimizer
 from minilm.sampling import GREEDY, check_sampler
-from minilm.training import init_state, make_optimizer, make_step
+from minilm.training import init_state, make_step
 from tests import tolerances
 
 QUICK = dataclasses.replace(PRESETS["quick"], batch_size=6)

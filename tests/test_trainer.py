@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from minilm import checkpoint, optimizers, run_folder, trainer
@@ -29,11 +31,11 @@ QUICK = replace(
     PRESETS["quick"],
     architecture=ModelConfig(n_layers=1, n_heads=2, d_model=16, context_length=12, dropout=0.1),
     optimization=OptimizerConfig(warmup_steps=2, learning_rate=1e-2),
-    steps=14,
+    steps=12,
     batch_size=4,
     accumulate=2,
     steps_per_call=3,
-    evaluate_every=7,
+    evaluate_every=6,
     evaluate_batches=2,
     samples=1,
 )
@@ -69,9 +71,12 @@ def text(tmp_path_factory):
     return str(path)
 
 
-def config(text, folder, **changes):
+def config(text, folder, baselines=(), samples=0, **changes):
+    """What the tests' runs are told; only one of them is long enough in the telling to compare and to write."""
     data = DataConfig(corpus=text, tokenizer="byte", held_out=0.1)
-    return replace(QUICK, data=data, folder=str(folder), prompt="the model", **changes)
+    return replace(
+        QUICK, data=data, folder=str(folder), prompt="the model", baselines=baselines, samples=samples, **changes
+    )
 
 
 def quiet():
@@ -82,7 +87,7 @@ def quiet():
 def finished(text, tmp_path_factory):
     """A run that nothing interrupted, and what it printed."""
     console = quiet()
-    result = train(config(text, tmp_path_factory.mktemp("runs") / "whole"), console)
+    result = train(config(text, tmp_path_factory.mktemp("runs") / "whole", QUICK.baselines, samples=1), console)
     return result, console.file.getvalue()
 
 
@@ -119,18 +124,27 @@ def history(folder):
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(finished, text, tmp_path, monkeypatch):
     folder = tmp_path / "interrupted"
-    monkeypatch.setattr(trainer, "Interruption", StopAfter(2))
+    monkeypatch.setattr(trainer, "Interruption", StopAfter(3))
     first = train(config(text, folder), quiet())
-    assert (first.step, first.signal, first.exit_code) == (6, signal.SIGTERM, 143)
-    monkeypatch.setattr(trainer, "Interruption", StopAfter(2))
-    assert resume(folder, console=quiet()).step == 10
+    assert (first.step, first.signal, first.exit_code) == (9, signal.SIGTERM, 143)
     monkeypatch.undo()
     last = resume(folder, console=quiet())
     whole, pieces = tensors(finished[0].folder), tensors(folder)
     assert list(whole) == list(pieces)
     assert all((whole[name] == pieces[name]).all() for name in whole)
-    assert (last.step, last.validation, last.samples) == (14, finished[0].validation, finished[0].samples)
+    assert (last.step, last.validation) == (12, finished[0].validation)
     assert history(folder) == history(finished[0].folder)
+
+
+@given(every=st.integers(1, 9), steps=st.integers(1, 40), per_call=st.integers(1, 7))
+def test_calls_end_at_every_measurement_and_depend_on_the_step_alone(every, steps, per_call):
+    told, step, ends = replace(QUICK, evaluate_every=every, steps=steps, steps_per_call=per_call), 0, set()
+    while step < steps:
+        end = trainer._end_of_call(step, told)
+        assert step < end <= min(step + per_call, steps)
+        step = end
+        ends.add(step)
+    assert ends >= {*range(every, steps + 1, every), steps}
 
 
 def test_a_run_tells_its_device_data_parameters_losses_baselines_samples_and_how_to_go_on(finished):
@@ -142,15 +156,15 @@ def test_a_run_tells_its_device_data_parameters_losses_baselines_samples_and_how
         r"documents, [\d,]+ tokens; .* held out",
         r"model    gpt, [\d,]+ parameters",
         rf"loss     \d\.\d+ at the start; guessing gives ln {n} = {np.log(n):.3f}",
-        r"step  ?3 of 14   loss \d",
-        r"step 7 on held-out text: loss .* bits per byte, the best so far",
+        r"step  ?3 of 12   loss \d",
+        r"step 6 on held-out text: loss .* bits per byte, the best so far",
         r"this model +│ +\d",
         r"unigram",
         r"bigram",
         r"xz",
         r"the model",
         r'minilm generate "the model" --run',
-        r"minilm train --resume .* --steps 28",
+        r"minilm train --resume .* --steps 24",
     ]:
         assert re.search(expected, printed), f"{expected!r} is not in\n{printed}"
     assert "\x1b" not in printed
@@ -178,7 +192,7 @@ def test_a_finished_run_speaks_from_its_folder_alone(finished):
         "checkpoints",
     }
     run = checkpoint.load_run(folder)
-    assert run.manifest.step == 14
+    assert run.manifest.step == 12
     logits = run.model.apply(
         jax.tree.map(jnp.asarray, run.params), jnp.asarray(run.tokenizer.encode("the model")), config=run.config
     )
@@ -216,10 +230,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_spares_the_checkpoint
     folder = tmp_path / "run"
     told = config(text, folder, optimization=replace(QUICK.optimization, optimizer="poisoned"))
     with pytest.raises(
-        NotFiniteError, match=r"not finite at step 10\. .*checkpoints/step-00000007.*--resume .*--learning-rate"
+        NotFiniteError, match=r"not finite at step 10\. .*checkpoints/step-00000006.*--resume .*--learning-rate"
     ):
         train(told, quiet())
-    assert [path.name for path in checkpoint.steps(folder)] == ["step-00000007"]
+    assert [path.name for path in checkpoint.steps(folder)] == ["step-00000006"]
     assert all(np.isfinite(tensor).all() for tensor in tensors(folder).values())
 
 
@@ -232,7 +246,7 @@ def test_training_stops_early_and_answers_with_the_best_state(text, tmp_path, mo
         return lambda params, batches: (next(losses) * 10, 10) if evaluate(params, batches)[1] else (0, 1)
 
     monkeypatch.setattr(trainer, "make_evaluate", scripted)
-    told = config(text, tmp_path / "run", patience=2, evaluate_every=3, steps=30, baselines=(), samples=0)
+    told = config(text, tmp_path / "run", patience=2, evaluate_every=3, steps=30)
     result = train(told, quiet())
     assert result.step == 9
     assert checkpoint.load_run(result.folder).manifest.step == 3
@@ -242,13 +256,14 @@ def test_training_stops_early_and_answers_with_the_best_state(text, tmp_path, mo
 def test_an_earlier_checkpoint_can_be_gone_back_to(finished, text, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0].folder, folder)
-    damaged = checkpoint.find(folder, 14) / "state.safetensors"
+    damaged = checkpoint.find(folder, 12) / "state.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(
-        CheckpointError, match=r"truncated: tensor .*step-00000007 before it is whole: .* --from-step 7"
+        CheckpointError, match=r"truncated: tensor .*step-00000006 before it is whole: .* --from-step 6"
     ):
         resume(folder, console=quiet())
-    assert resume(folder, from_step=7, console=quiet()).validation == finished[0].validation
+    told = replace(run_folder.read_config(folder), baselines=(), samples=0)
+    assert resume(folder, told, from_step=6, console=quiet()).validation == finished[0].validation
     whole, again = tensors(finished[0].folder), tensors(folder)
     assert all((whole[name] == again[name]).all() for name in whole)
 
@@ -353,4 +368,4 @@ def test_a_signal_saves_and_prints_the_command_that_continues(text, tmp_path, nu
     assert step > 0
     assert f"Interrupted; step {step} is saved." in printed
     assert f"minilm train --resume {folder}\n" in printed
-    assert resume(folder, replace(told, steps=step + 1, baselines=(), samples=0), console=quiet()).step == step + 1
+    assert resume(folder, replace(told, steps=step + 1), console=quiet()).step == step + 1

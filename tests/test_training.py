@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm import training
+from minilm import optimizers
 from minilm.config import OptimizerConfig
 from minilm.layers.linear import matmul
-from minilm.training import EarlyStopping, in_precision, init_state, make_evaluate, make_optimizer, make_step, schedule
+from minilm.optimizers import make_optimizer, schedule
+from minilm.training import EarlyStopping, in_precision, init_state, make_evaluate, make_step
 from tests.strategies import seeds
 from tests.tolerances import LAYER, MODEL, assert_close
 
@@ -32,9 +33,9 @@ class Params(NamedTuple):
 
 
 class Batch(NamedTuple):
-    x: jax.Array
-    y: jax.Array
-    weights: jax.Array
+    x: Any
+    y: Any
+    weights: Any
 
 
 class Metrics(NamedTuple):
@@ -54,12 +55,12 @@ def without_dropout(params, batch, key=None):
     return loss(params, batch)
 
 
-def initial(seed, dtype=np.float64):
+def initial(seed, dtype: Any = np.float64):
     rng = np.random.default_rng(seed)
     return Params(*(jnp.asarray(rng.standard_normal(shape), dtype) for shape in [(3, 5), (5,), (3,)]))
 
 
-def batches(seed, steps, b, dtype=np.float64):
+def batches(seed, steps, b, dtype: Any = np.float64):
     """`steps` batches of b examples, some of weight zero."""
     rng = np.random.default_rng(seed)
     weights = rng.integers(0, 3, (steps, b)).astype(dtype)
@@ -171,7 +172,7 @@ def test_warm_down_stays_at_the_peak_until_its_share_of_the_steps():
 @settings(max_examples=6)
 def test_a_long_gradient_is_shortened_and_a_short_one_kept(seed, scale):
     clipped = pytest.MonkeyPatch()
-    clipped.setitem(training.OPTIMIZERS, "descent", lambda config, rate: optax.sgd(1.0))
+    clipped.setitem(optimizers.OPTIMIZERS, "descent", lambda config, rate: optax.sgd(1.0))
     optimizer = make_optimizer(replace(CONFIG, optimizer="descent", clip_norm=0.5), STEPS)
     clipped.undo()
     gradient = jax.tree.map(lambda leaf: scale * leaf, initial(seed))

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-REDUCTION = 8       # one sum or product, rounded once or twice on its way
-LAYER = 64          # a layer, or its gradient
-MODEL = 1024        # a whole model, or many steps of a recurrence
-FORMULA = 4.5e5     # float64 against a reference that sums in another order: 1e-10 at u = 2.2e-16
+REDUCTION = 8  # one sum or product, rounded once or twice on its way
+LAYER = 64  # a layer, or its gradient
+SHARDED = 16  # the same float32 program on several devices, which add in another order
+MODEL = 1024  # a whole model, or many steps of a recurrence
+FORMULA = 4.5e5  # float64 against a reference that sums in another order: 1e-10 at u = 2.2e-16
 DIFFERENCE = 4.5e9  # a gradient against central differences with h = 1e-5, whose own error is h^2: 1e-6
-RECURSION = 4.5e7   # float64 losses over fifty optimizer steps, each of which amplifies the last one's rounding: 1e-8
-CHI_SQUARE = 4.0      # the statistic over its categories, whose mean is 1: exceeded once in 10^5 draws at eleven
+RECURSION = 4.5e7  # float64 losses over fifty optimizer steps, each of which amplifies the last one's rounding: 1e-8
+CHI_SQUARE = 4.0  # the statistic over its categories, whose mean is 1: exceeded once in 10^5 draws at eleven
 
 
 def unit_roundoff(dtype) -> float:
@@ -23,7 +24,7 @@ def unit_roundoff(dtype) -> float:
 
 
 def assert_close(actual, expected, C, dtype=jnp.float64, what="result"):
-    """Assert that every leaf of `actual` is within C·u of `expected`, relative to the largest magnitude in `expected`."""
+    """Assert that every leaf of `actual` is within C·u of `expected`, relative to the largest magnitude in it."""
     actual_leaves, structure = jax.tree.flatten(actual)
     expected_leaves, expected_structure = jax.tree.flatten(expected)
     assert len(actual_leaves) == len(expected_leaves), f"{what}: {structure} is not {expected_structure}"

@@ -61,7 +61,7 @@ class Params(NamedTuple):
 
 
 def init(key, config: Config) -> Params:
-    """Random parameters as GPT-2 draws them: N(0, 0.02²), the two that end a residual branch by √(2 n_layers) smaller."""
+    """Random parameters as GPT-2 draws them: N(0, 0.02²), those that end a residual branch smaller by √(2 n_layers)."""
     d, deviation = config.d_model, 0.02
     embedding_key, position_key, *block_keys = jax.random.split(key, 2 + config.n_layers)
     residual = deviation / math.sqrt(2 * config.n_layers)

@@ -26,7 +26,7 @@ class Record:
     oracles    independent implementations, package -> function of the same arguments; each gives the float64 output
     smooth     False where central differences do not apply (a kink, a table look-up)
     precise    False where a lower precision has no simple bound (an argument that is itself rounded, as an angle)
-    statistic  True where the result is a statistic of its input (a loss): float32 or wider, instead of the input's dtype
+    statistic  True where the result is a statistic of its input (a loss), in float32 or wider and not its dtype
     typed      False where a keyword names the dtype of the result
     """
 

@@ -1,0 +1,38 @@
+"""What cannot run here is at least compiled for there: the training step of every model, for CUDA and for TPU."""
+
+import functools
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from minilm import models
+from minilm.config import OptimizerConfig
+from minilm.data.batching import Batch
+from minilm.optimizers import OPTIMIZERS, make_optimizer
+from minilm.training import in_precision, init_state, make_step
+
+MODULES = [importlib.import_module(f"minilm.models.{module.name}") for module in pkgutil.iter_modules(models.__path__)]
+MODELS = [module for module in MODULES if hasattr(module, "init") and hasattr(module, "loss")]
+
+
+def test_the_models_are_found():
+    assert {model.__name__.rpartition(".")[2] for model in MODELS} >= {"gpt", "modern"}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__.rpartition(".")[2])
+def test_the_training_step_is_lowered_for_another_platform(model, optimizer, platform):
+    config = model.Config(vocab_size=61, context_length=16, n_layers=2, n_heads=2, d_model=32, dropout=0.1, remat=True)
+    transform = make_optimizer(OptimizerConfig(optimizer=optimizer), steps=10)
+    loss = in_precision(functools.partial(model.loss, config=config), jnp.bfloat16)
+    state = jax.eval_shape(lambda key: init_state(model.init(key, config), transform), jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((2, 1, 4, 16), jnp.int32)
+    batches = Batch(tokens, tokens, jax.ShapeDtypeStruct((2, 1, 4, 16), jnp.float32))
+    step = make_step(loss, transform, seed=0)
+    lowered = step.trace(state, batches).lower(lowering_platforms=(platform,)).as_text()
+    assert "dot_general" in lowered
+    assert "bf16" in lowered

@@ -1,0 +1,143 @@
+"""Many devices compute what one does; a mesh that cannot be is refused in a sentence."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from minilm.layers.linear import LinearParams
+from minilm.layers.recurrent.gru import GRUParams
+from minilm.parallel import axis_letters, make_mesh
+from tests.tolerances import SHARDED
+
+MESHES = ["data=8", "data=4,model=2", "fsdp=8", "data=2,fsdp=2,model=2"]
+
+# Run on eight devices that the CPU pretends to be, which JAX must be told before it starts.
+PROGRAM = """
+import functools, json, sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from minilm.config import OptimizerConfig
+from minilm.data.batching import Batch
+from minilm.models import gpt, modern
+from minilm.parallel import placement
+from minilm.optimizers import OPTIMIZERS, make_optimizer
+from minilm.training import init_state, make_step
+
+def distance(tree, other):
+    leaves = [[np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(t))] for t in (tree, other)]
+    return float(max(np.abs(a - b).max() for a, b in zip(*leaves)) / max(np.abs(b).max() for b in leaves[1]))
+
+# Adam divides a gradient by its size, so of a gradient that is zero but for rounding, as a key's bias has, it makes a
+# whole step in any direction. What such a step leaves alone is the loss; the parameters are compared after a descent.
+OPTIMIZERS["descent"] = lambda config, rate: optax.sgd(rate)
+
+found = []
+for model in (gpt, modern):
+    config = model.Config(vocab_size=64, context_length=16, n_layers=2, n_heads=4, d_model=32)
+    loss = functools.partial(model.loss, config=config)
+    optimizers = {name: make_optimizer(OptimizerConfig(optimizer=name, warmup_steps=1), 10) for name in OPTIMIZERS}
+    key = jax.random.key(0)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), model.init(key, config))
+    tokens = np.random.default_rng(0).integers(0, 64, (8, 17)).astype(np.int32)
+    batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((8, 16), np.float32))
+    calls = jax.tree.map(lambda leaf: leaf[None, None], batch)
+    slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, _), gradient = slope(params, batch)
+    for mesh in sys.argv[1:]:
+        place_state, place_batch = placement(mesh)
+        (value_there, _), gradient_there = slope(place_state(params), place_batch(batch))
+        row = {"mesh": mesh, "model": model.__name__, "loss": distance(value_there, value)}
+        row["gradient"] = distance(gradient_there, gradient)
+        for name, optimizer in optimizers.items():
+            step, state = make_step(loss, optimizer, seed=0), init_state(params, optimizer)
+            here, _ = step(jax.tree.map(jnp.array, state), calls)
+            placed = place_state(jax.tree.map(jnp.array, state))
+            places = jax.tree.map(lambda leaf: leaf.sharding, placed)
+            there, _ = step(placed, place_batch(calls))
+            row[name] = distance(there.params, here.params)
+            (value_there, _), _ = slope(there.params, place_batch(batch))
+            row[name + " loss"] = distance(value_there, slope(here.params, batch)[0][0])
+            stays = jax.tree.map(lambda place, leaf: place.is_equivalent_to(leaf.sharding, leaf.ndim), places, there)
+            row[name + " stays"] = all(jax.tree.leaves(stays))
+        row["divided"] = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(there.params))
+        found.append(row)
+print(json.dumps(found))
+"""
+
+
+def on_eight_devices(program, *arguments):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return json.loads(on_eight_devices(PROGRAM, *MESHES))
+
+
+def test_loss_gradient_and_step_on_eight_devices_equal_those_on_one(rows):
+    bound = SHARDED * float(jnp.finfo(jnp.float32).eps)
+    assert len(rows) == 2 * len(MESHES)
+    for row in rows:
+        assert max(row["loss"], row["gradient"], row["descent"], row["adamw loss"], row["muon loss"]) <= bound, row
+
+
+def test_a_state_stays_where_it_was_placed(rows):
+    assert all(row["adamw stays"] and row["muon stays"] for row in rows)
+
+
+def test_parameters_are_divided_where_the_mesh_says_so(rows):
+    for row in rows:
+        assert (row["divided"] > 0) == (row["mesh"] != "data=8"), row
+
+
+def test_packed_gates_and_absent_biases_have_letters():
+    gates = GRUParams(w_x=jnp.ones((2, 9)), w_h=jnp.ones((3, 9)), b_x=jnp.ones(9), b_h=jnp.ones(9))
+    assert axis_letters((gates, LinearParams(jnp.ones((2, 3)), None))) == (
+        GRUParams(w_x="i 3*h", w_h="h 3*h", b_x="3*h", b_h="3*h"),
+        LinearParams("i o", None),
+    )
+
+
+@pytest.mark.parametrize("text", ["data", "data=0", "data=2,data=2", "columns=2", "data=two", ""])
+def test_a_mesh_that_is_no_mesh_is_explained(text):
+    with pytest.raises(ValueError, match="A mesh is written like data=4,model=2"):
+        make_mesh(text)
+
+
+def test_a_mesh_larger_than_the_machine_says_how_many_devices_there_are():
+    with pytest.raises(ValueError, match=r"needs 4096 devices, and JAX sees \d+"):
+        make_mesh("data=4096")
+
+
+def refusal(statement):
+    program = f"""
+import jax.numpy as jnp
+from minilm.layers.linear import LinearParams
+from minilm.parallel import placement
+try:
+    {statement}
+except ValueError as error:
+    print(error)
+"""
+    return on_eight_devices(program)
+
+
+def test_a_rule_that_does_not_divide_names_tensor_axis_and_sizes():
+    said = refusal("placement('model=8')[0]({'head': LinearParams(jnp.ones((3, 12)), None)})")
+    assert said == (
+        "head.w has 12 along its axis 'o', which model=8 doesn't divide: choose a size of model that divides 12, "
+        "or leave model out."
+    )
+
+
+def test_a_batch_that_does_not_divide_says_what_would():
+    said = refusal("placement('data=4,fsdp=2')[1](jnp.ones((1, 1, 12, 5)))")
+    assert said == (
+        "A batch of 12 sequences doesn't divide over data=4 × fsdp=2: choose a batch size that is a multiple of 8."
+    )

@@ -141,14 +141,14 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             yield value
         case ast.Call(func=func, args=args, keywords=keywords):
             called = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-            if called in DROPPED_CALLS and args:
+            plain = not any(isinstance(argument, ast.Starred) for argument in args)
+            if called in DROPPED_CALLS and args and plain:
                 yield args[0]
             if called in DROPPED_METHODS and isinstance(func, ast.Attribute):
                 yield func.value
             buffer = ast.unparse(func) == "np.zeros"  # which is filled, or added to: then other slips show it
             if called in CONFUSED and isinstance(func, ast.Attribute) and not buffer:
                 yield other(func=ast.Attribute(func.value, CONFUSED[called], ast.Load()))
-            plain = not any(isinstance(argument, ast.Starred) for argument in args)
             if plain and len(args) == 3 and called in ("where", "cond"):
                 yield other(args=[args[0], args[2], args[1]])
             elif plain and len(args) > 1 and called not in SYMMETRIC:

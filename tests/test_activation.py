@@ -140,3 +140,14 @@ def test_forward_and_second_derivatives_exist_and_agree(name, x):
     forward = jax.jacfwd(jax.grad(lambda x: (w * f(x)).sum()))(x)
     backward = jax.jacrev(jax.jacrev(lambda x: (w * f(x)).sum()))(x)
     assert_close(forward, backward, FORMULA)
+
+
+@pytest.mark.parametrize("name", ROWWISE)
+def test_bfloat16_rows_are_computed_in_float32_and_rounded_once(name):
+    x, f = jnp.asarray(4 * np.random.default_rng(1).standard_normal((8, 500)), jnp.bfloat16), getattr(activation, name)
+    np.testing.assert_array_equal(f(x), f(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+def test_log_softmax_of_entries_too_far_apart_for_an_exponential_is_their_distance_to_the_largest():
+    x = jnp.array([[-2000.0, 0.0, -4000.0], [1000.0, -3000.0, 5000.0]])
+    np.testing.assert_array_equal(activation.log_softmax(x), [[-2000.0, 0.0, -4000.0], [-4000.0, -8000.0, 0.0]])

@@ -11,7 +11,8 @@ import pytest
 from minilm.layers.normalization import init_rms_norm, rms_norm
 from minilm.reference.linear import matmul
 from tests.mutants import mutants_of, mutated
-from tests.mutation import ROOT, SURVIVORS, listed, planted, run, targets
+from tests.mutation import SURVIVORS, listed, run
+from tests.planting import ROOT, planted, targets
 
 SLIPS = {
     "x + y * 2": ["x - y * 2", "x", "y * 2", "x + y / 2", "x + y", "x + 2", "x + y * 3", "x + y * 1"],

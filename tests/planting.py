@@ -1,0 +1,188 @@
+"""One mutant at a time in the live process, and the tests that cover it: what a worker of `tests.mutation` does."""
+
+import ast
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import Mutant, mutants_of, mutated
+
+ROOT = Path(__file__).parent.parent
+TARGETS = ("layers", "reference", "losses.py", "sampling.py", "generation.py", "initializers.py", "precision.py")
+# The tests of a module beside the laws of its records and those in `test_<its name>.py`.
+TESTS = {
+    "core": ["attention"],
+    "multi_head": ["attention"],
+    "elman": ["recurrent"],
+    "gru": ["recurrent"],
+    "lstm": ["recurrent"],
+    "unroll": ["recurrent"],
+    "precision": ["attention", "training"],
+    "feed_forward": ["activation"],
+}
+COMPILED = ("unroll", "generation")  # loops run compiled: uncompiled, they are other code
+ALARM = 20  # seconds of computing that a test may take; an endless loop is a bug noticed
+
+
+class TooLongError(BaseException):
+    """The alarm rang. No Exception, so that nothing in between takes it for a result."""
+
+
+def targets() -> list[str]:
+    """The modules under mutation."""
+    paths = [ROOT / "minilm" / name for name in TARGETS]
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
+    return [str(file.relative_to(ROOT)) for file in files if file.name != "__init__.py"]
+
+
+def place(path: str) -> str:
+    """What a module and its reference are both called: `attention.core`."""
+    path = path.removeprefix("minilm/").removeprefix("layers/").removeprefix("reference/")
+    return path.removesuffix(".py").replace("/", ".")
+
+
+def test_files(path: str) -> list[str]:
+    """The files with tests of a module."""
+    stem = Path(path).stem
+    files = [f"tests/test_{name}.py" for name in [stem, *TESTS.get(stem, [])]]
+    return [file for file in ["tests/test_layers.py", *files, path] if (ROOT / file).exists()]
+
+
+@contextlib.contextmanager
+def planted(mutant: Mutant):
+    """The mutant's code in the live function, for as long as the context lasts."""
+    module = importlib.import_module(mutant.path.removesuffix(".py").replace("/", "."))
+    owner, _, name = mutant.function.rpartition(".")
+    live = vars(getattr(module, owner) if owner else module)[name]
+    live = inspect.unwrap(getattr(live, "fget", None) or getattr(live, "__func__", live))
+    namespace = dict(vars(module))
+    exec(compile(ast.Module([mutated(mutant, ROOT)], []), mutant.path, "exec"), namespace)
+    new, names = namespace[name], ("__code__", "__defaults__", "__kwdefaults__")
+    old = [getattr(live, attribute) for attribute in names]
+    try:
+        for attribute in names:
+            setattr(live, attribute, getattr(new, attribute))
+        yield
+    finally:
+        for attribute, value in zip(names, old, strict=True):
+            setattr(live, attribute, value)
+
+
+class Runner:
+    """A plugin of pytest: instead of each test once, the tests that cover each mutant, until one fails."""
+
+    def __init__(self, mutants: list[Mutant], report, seconds: float):
+        self.mutants, self.report, self.until = mutants, report, time.monotonic() + seconds
+        self.sound, self.kills = {}, Counter()
+
+    def pytest_configure(self, config):
+        from hypothesis import Phase, settings
+
+        phases = (Phase.explicit, Phase.generate)  # to shrink a failure would take most of the time
+        base = settings.get_profile("minilm")
+        settings.register_profile("mutation", base, phases=phases, max_examples=10, report_multiple_bugs=False)
+        settings.load_profile("mutation")
+        config.option.tbstyle = "native"  # nobody reads why a test failed, and to tell it at length takes time
+
+    def pytest_runtestloop(self, session):
+        import jax
+
+        signal.signal(signal.SIGPROF, _ring)
+        for mutant in self.mutants:
+            if time.monotonic() > self.until:
+                break
+            self.report(mutant.name, "started")
+            items = sorted(filter(_covers(mutant), session.items), key=self.promise(mutant))
+            compiled = Path(mutant.path).stem in COMPILED
+            is_jax = "reference" not in mutant.path
+            with jax.disable_jit(is_jax and not compiled):
+                killer = self.first_failure(mutant, items, clear=is_jax and (compiled or "recurrent" in mutant.path))
+            self.report(mutant.name, killer or "survived")
+        return True
+
+    def first_failure(self, mutant, items, clear):
+        """The name of the first test that notices the mutant and passes without it; None if all miss it."""
+        import jax
+
+        for item in items:
+            with planted(mutant):
+                if clear:
+                    jax.clear_caches()
+                noticed = not _passes(item)
+            if noticed:
+                if item.nodeid not in self.sound:
+                    if clear:
+                        jax.clear_caches()
+                    self.sound[item.nodeid] = _passes(item)
+                if self.sound[item.nodeid]:
+                    self.kills[mutant.function, item.nodeid] += 1
+                    return item.nodeid
+        return None
+
+    def promise(self, mutant):
+        """The order of tests: those that noticed other mutants of the function, then those of its own record."""
+        record = f"[{place(mutant.path)}.{mutant.function.removesuffix('_backward')}"
+        starts = mutant.function.rsplit(".")[-1].startswith("init")  # initial values have no record
+
+        def key(item):
+            own = record in item.nodeid or (starts and not item.nodeid.startswith("tests/test_layers.py"))
+            return -self.kills[mutant.function, item.nodeid], not own
+
+        return key
+
+
+def _ring(*_):
+    raise TooLongError
+
+
+def _passes(item) -> bool:
+    from _pytest.runner import runtestprotocol
+
+    item._initrequest()
+    signal.setitimer(signal.ITIMER_PROF, ALARM, 5)  # and again, should something swallow the first
+    try:
+        return all(report.passed or report.skipped for report in runtestprotocol(item, log=False, nextitem=None))
+    except BaseException:  # the alarm, or what became of it in pytest's hands
+        with contextlib.suppress(BaseException):
+            item.session._setupstate.teardown_exact(None)
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _covers(mutant):
+    files, prefix = test_files(mutant.path)[1:], f"{place(mutant.path)}."
+
+    def covers(item):
+        record = getattr(item, "callspec", None) and item.callspec.params.get("record")
+        if item.nodeid.startswith("tests/test_layers.py"):
+            return record is not None and record.name.startswith(prefix)
+        return item.nodeid.split("::")[0] in files
+
+    return covers
+
+
+def work(orders: str, seconds: float):
+    """What a worker does: run the mutants named in a file, one line of JSON for each event."""
+    by_name = {mutant.name: mutant for path in targets() for mutant in mutants_of(path, ROOT)}
+    mutants = [by_name[name] for name in json.loads(Path(orders).read_text())]
+    out = os.fdopen(os.dup(1), "w")  # pytest and the tests print where they like
+
+    def report(name, outcome):
+        print(json.dumps([name, outcome]), file=out, flush=True)
+
+    files = sorted({file for mutant in mutants for file in test_files(mutant.path)})
+    plugins = ("xdist", "cacheprovider", "terminal", "unraisableexception")  # an alarm within a finaliser is none
+    options = [*(f"-pno:{plugin}" for plugin in plugins), "--doctest-modules", "-o", "addopts=", "-m", "not slow"]
+    options.append("--assert=plain")
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        return pytest.main([*options, *files], plugins=[Runner(mutants, report, seconds)])

@@ -148,6 +148,8 @@ def test_bfloat16_rows_are_computed_in_float32_and_rounded_once(name):
     np.testing.assert_array_equal(f(x), f(x.astype(jnp.float32)).astype(jnp.bfloat16))
 
 
-def test_log_softmax_of_entries_too_far_apart_for_an_exponential_is_their_distance_to_the_largest():
+def test_entries_too_far_apart_for_an_exponential_leave_the_largest_alone():
     x = jnp.array([[-2000.0, 0.0, -4000.0], [1000.0, -3000.0, 5000.0]])
+    np.testing.assert_array_equal(activation.softmax(x), [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_array_equal(activation.logsumexp(x), [0.0, 5000.0])
     np.testing.assert_array_equal(activation.log_softmax(x), [[-2000.0, 0.0, -4000.0], [-4000.0, -8000.0, 0.0]])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minilm.layers.attention.biases import Alibi
 from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense, DenseWithWeights, dot_product_attention, mix, scores
 from minilm.layers.attention.masks import Causal, Everything, Padding, SlidingWindow
@@ -197,3 +198,20 @@ def test_initial_weights_keep_the_variance_of_their_input(g, r):
     q, k, v = project(params, x, x)
     for output in (q, k, v, merge(params, jnp.broadcast_to(v[:, None], (g, r, 300, 64)))):
         assert 0.5 < output.std() < 2
+
+
+@given(key=keys())
+def test_weights_are_rounded_to_the_dtype_of_the_values_which_is_that_of_the_output(key):
+    weights, v = jax.random.uniform(key, (G, R, T, S), jnp.float32), jax.random.normal(key, (G, S, V), jnp.bfloat16)
+    out = mix(weights, v)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(out, mix(weights.astype(jnp.bfloat16), v))
+
+
+@given(key=keys())
+def test_the_drawn_weights_heed_mask_and_bias_and_mix_to_the_output(key):
+    q, k, v = drawn(key)
+    query, seen, bias = Tokens.arange(T), Tokens.arange(S), Alibi(0.5 + jax.random.uniform(key, (G, R), jnp.float64))
+    out, weights = DenseWithWeights(Causal(), bias)(q, k, v, query, seen)
+    assert_close(out, Dense(Causal(), bias)(q, k, v, query, seen), FORMULA)
+    assert_close(mix(weights, v), out, FORMULA)

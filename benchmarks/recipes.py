@@ -104,10 +104,10 @@ def main():
             config = replace(config, seed=arguments.seed, steps=arguments.steps or config.steps)
             rows.append({"recipe": name, "seed": arguments.seed} | learn(config, corpus))
             print(json.dumps(rows[-1]), flush=True)
-    plain = next((row for row in rows if row["recipe"] == "plain"), None)
-    for row in rows if plain else []:
-        row["time_share_of_plain"] = round(row["cpu_seconds"] / plain["cpu_seconds"], 3)
-        row["reaches_plain"] = row["held_out_loss"] <= plain["held_out_loss"]
+    for plain in [row for row in rows if row["recipe"] == "plain"]:
+        for row in rows:
+            row["time_share_of_plain"] = round(row["cpu_seconds"] / plain["cpu_seconds"], 3)
+            row["reaches_plain"] = row["held_out_loss"] <= plain["held_out_loss"]
     if not arguments.names and not arguments.steps:
         name = "recipes" if arguments.seed == 0 else f"recipes_seed_{arguments.seed}"
         measure.write(name, rows, "python -m benchmarks.recipes")

@@ -11,7 +11,9 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from benchmarks import measure
 
@@ -53,7 +55,7 @@ def measured(size: str, rounds: int) -> dict:
 
     from benchmarks.peers import linen_gpt, nnx_gpt, torch_gpt
 
-    shape = dict(SIZES[size])
+    shape: dict[str, Any] = dict(SIZES[size])
     batch = shape.pop("batch")
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, shape["vocab"], (SCANNED, batch, shape["context"] + 1))
@@ -72,7 +74,7 @@ def measured(size: str, rounds: int) -> dict:
     def steps(function, x, y):
         return lambda: [function(x[j], y[j]) for j in range(SCANNED)]
 
-    candidates = {name: steps(*parts) for name, parts in steppers.items()}
+    candidates: dict[str, Callable] = {name: steps(*parts) for name, parts in steppers.items()}
     for name, dtype in {"minilm scanned": "float32", "minilm scanned bf16": "bfloat16"}.items():
         candidates[name] = partial(minilm_stepper(**shape, dtype=dtype), x, y)
     times = measure.compare(candidates, rounds=rounds, warmup=1, seconds=400)

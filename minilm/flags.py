@@ -155,7 +155,7 @@ def parse(command: str, arguments: list[str], preset: str = "default"):
     default = Train(config=_defaults(arguments, preset)) if kind is Train else tyro.MISSING_NONPROP
     try:
         flags, unknown = tyro.cli(
-            Annotated[kind, Flat],
+            Annotated[kind, Flat],  # pyright: ignore
             prog=f"minilm {command}",
             description=kind.__doc__,
             args=arguments,

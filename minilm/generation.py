@@ -71,7 +71,8 @@ def start(model, params, config, prompts: Sequence, *, max_new_tokens: int, key=
     keys = jnp.copy(key) if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(b))
     limit = np.minimum(length + np.minimum(max_new_tokens, s), s).astype(np.int32)
     state = read_prompts(model, config, params, tokens, length - 1)
-    return Progress(state, *map(jnp.asarray, (tokens, length, limit, seen, np.zeros(b, bool))), keys)
+    tokens, length, limit, seen = map(jnp.asarray, (tokens, length, limit, seen))
+    return Progress(state, tokens, length, limit, seen, done=jnp.zeros(b, bool), keys=keys)
 
 
 def check_prompts(prompts, vocab_size: int, context_length: int) -> list[np.ndarray]:
@@ -188,10 +189,8 @@ def generate(
     Returns:
       the new tokens of each prompt, `max_new_tokens` or fewer.
     """
-    sampler, params = (
-        check_draw(sampler, key),
-        jax.tree.map(jnp.asarray, params),
-    )  # on the device once, not at each call
+    sampler = check_draw(sampler, key)
+    params = jax.tree.map(jnp.asarray, params)  # on the device once, not at each call
     progress = start(model, params, config, prompts, max_new_tokens=max_new_tokens, key=key)
     progress = advance(model, config, params, sampler, _id(end_token), progress, max_new_tokens)
     new = (
@@ -209,10 +208,8 @@ def stream(
     The generator's return value says why it ended: "end" (the model's own end-of-text token), "length"
     (`max_new_tokens`) or "context" (it is full).
     """
-    sampler, params = (
-        check_draw(sampler, key),
-        jax.tree.map(jnp.asarray, params),
-    )  # on the device once, not at each call
+    sampler = check_draw(sampler, key)
+    params = jax.tree.map(jnp.asarray, params)  # on the device once, not at each call
     progress = start(model, params, config, [prompt], max_new_tokens=max_new_tokens, key=key)
     for length in range(len(prompt), config.context_length):
         progress = advance(model, config, params, sampler, _id(end_token), progress, 1)

@@ -30,8 +30,8 @@ class Tokens(NamedTuple):
     documents is what `SameDocument` forbids; a single document has number 0 throughout.
     """
 
-    position: Int[Array, "*batch t"]
-    document: Int[Array, "*batch t"]
+    position: Int[Array, "*batch t"] | Any  # or one number, where the two ends of an interval are meant
+    document: Int[Array, "*batch t"] | Any
 
     @classmethod
     def arange(cls, length: int, start: int = 0) -> "Tokens":

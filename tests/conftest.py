@@ -1,4 +1,9 @@
-"""float64 throughout, shapes checked at run time, and Hypothesis without a clock."""
+"""float64 throughout, shapes checked at run time, Hypothesis without a clock, and a compiler that does not linger."""
+
+import os
+
+# A test compiles a function and runs it a few times on small arrays: optimizing it would take longer than it saves.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
 from hypothesis import HealthCheck, settings

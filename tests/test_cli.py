@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minilm import cli, flags
-from minilm.config import PRESETS, TrainConfig
+from minilm.config import PRESETS
 
 
 def minilm(*arguments, folder, given=""):
@@ -32,7 +32,20 @@ def trained(tmp_path_factory):
         (folder / "corpus" / f"{i}.txt").write_text(
             f"A class is a class, and {i} is a number. Nothing else is {i}.\n" * 20
         )
-    options = ["--corpus", "corpus", "--tokenizer", "byte", "--steps", "4", "--n-layers", "1", "--samples", "0"]
+    options = [
+        "--corpus",
+        "corpus",
+        "--tokenizer",
+        "byte",
+        "--steps",
+        "4",
+        "--n-layers",
+        "1",
+        "--samples",
+        "0",
+        "--model",
+        "gpt",
+    ]
     done = minilm("train", "--preset", "quick", *options, "--baselines", "unigram", "--held-out", "0.2", folder=folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -75,7 +88,7 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
     assert chosen.optimization.learning_rate == 0.5
     assert chosen.baselines == ("xz", "unigram")
     assert chosen.steps == PRESETS["quick"].steps
-    assert flags.parse("train", []).config == TrainConfig()
+    assert flags.parse("train", []).config == PRESETS["default"]
     assert flags.parse("train", ["--preset=long"]).config == PRESETS["long"]
 
 

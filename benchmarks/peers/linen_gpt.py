@@ -47,7 +47,8 @@ def stepper(vocab, context, layers, heads, d):
     state = (params, optimizer.init(params))
 
     def loss(params, tokens, targets):
-        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, tokens), targets).mean()
+        logits = jnp.asarray(model.apply(params, tokens))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def update(state, tokens, targets):
         params, memory = state

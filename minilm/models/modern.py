@@ -92,7 +92,7 @@ class Rotated:
 def init(key, config: Config) -> Params:
     """Random parameters: N(0, 1/fan_in) into every branch, zero out of it and in the head."""
     d, k = config.d_model, config.d_model // config.n_heads
-    embedding_key, *block_keys = jax.random.split(key, 1 + config.n_layers)
+    embedding_key, head_key, *block_keys = jax.random.split(key, 2 + config.n_layers)
 
     def init_block(key):
         attention_key, mlp_key = jax.random.split(key)
@@ -106,7 +106,7 @@ def init(key, config: Config) -> Params:
         embedding_norm=init_rms_norm(d),
         blocks=tuple(init_block(key) for key in block_keys),
         norm=init_rms_norm(d),
-        unembedding=jnp.zeros((config.vocab_size, d)),
+        unembedding=init_embedding(head_key, config.vocab_size, d, deviation=0.0),
     )
 
 

@@ -170,8 +170,9 @@ def _scan(cell, params, state, xs, length, *, segment=None, reverse=False):
             return _choose(is_inside, after, state), _choose(is_inside, y, jax.tree.map(jnp.zeros_like, y))
 
         t = jnp.arange(xs.shape[0])
-        is_border = None if segment is None else (t % segment == 0) & (t > 0)
         is_inside = None if length is None else t < length
+        # A sequence that has ended crosses no more borders: its state stays, and so does the state's gradient.
+        is_border = None if segment is None else (t % segment == 0) & (t > 0) & (True if length is None else is_inside)
         return jax.lax.scan(step, state, (xs, is_border, is_inside), reverse=reverse)
 
     for _ in xs.shape[:-2]:

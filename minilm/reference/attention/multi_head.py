@@ -134,7 +134,7 @@ def _project_heads_backward(w, b, x, d_y):
             d = d_y[(*batch, *head, t)]
             d_w[(slice(None), *head)] += np.outer(x[row], d)
             d_x[row] += w[(slice(None), *head)] @ d
-            if b is not None:
+            if d_b is not None:
                 d_b[head] += d
     return d_w, d_b, d_x
 

@@ -92,8 +92,8 @@ def muon(config: OptimizerConfig, learning_rate: Callable) -> optax.GradientTran
     $$ M_t = \beta M_{t-1} + (1 - \beta)\, G_t, \qquad
        W \leftarrow W - \eta_t \sqrt{\max(1, o / i)}\; U V^\top \quad\text{where}\quad U \Sigma V^\top \approx M_t $$
 
-    with Nesterov's momentum; five Newton-Schulz iterations find $U V^\top$. References: Jordan et al., "Muon" (2024),
-    arXiv:2502.16982.
+    with Nesterov's momentum, there and in Adam; five Newton-Schulz iterations find $U V^\top$, by hand in
+    `minilm.reference.optimizers.muon`. References: Jordan et al., "Muon" (2024); arXiv:2502.16982.
     """
     share = config.matrix_learning_rate / config.learning_rate
     return optax_muon(

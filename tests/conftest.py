@@ -16,7 +16,7 @@ install_import_hook("minilm", "beartype.beartype")
 
 # A first example compiles for seconds, so time is no sign of trouble; shrinking still is worth its time.
 settings.register_profile(
-    "minilm", deadline=None, max_examples=20, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    "minilm", deadline=None, max_examples=10, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 settings.register_profile("thorough", parent=settings.get_profile("minilm"), max_examples=200, derandomize=False)
 settings.load_profile("minilm")

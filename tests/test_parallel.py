@@ -14,6 +14,7 @@ from minilm.parallel import axis_letters, make_mesh
 from tests.tolerances import SHARDED
 
 MESHES = ["data=8", "data=4,model=2", "fsdp=8", "data=2,fsdp=2,model=2"]
+COMPARED = ("loss", "gradient", "descent", "adamw loss", "muon loss")
 
 # Run on eight devices that the CPU pretends to be, which JAX must be told before it starts.
 PROGRAM = """
@@ -35,10 +36,11 @@ def distance(tree, other):
 OPTIMIZERS["descent"] = lambda config, rate: optax.sgd(rate)
 
 found = []
-for model in (gpt, modern):
-    config = model.Config(vocab_size=64, context_length=16, n_layers=2, n_heads=4, d_model=32)
+for model, meshes in ((gpt, sys.argv[1:]), (modern, sys.argv[-1:])):
+    config = model.Config(vocab_size=64, context_length=16, n_layers=1, n_heads=4, d_model=32)
     loss = functools.partial(model.loss, config=config)
-    optimizers = {name: make_optimizer(OptimizerConfig(optimizer=name, warmup_steps=1), 10) for name in OPTIMIZERS}
+    names = ("descent", "adamw" if model is gpt else "muon")
+    optimizers = {name: make_optimizer(OptimizerConfig(optimizer=name, warmup_steps=1), 10) for name in names}
     key = jax.random.key(0)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), model.init(key, config))
     tokens = np.random.default_rng(0).integers(0, 64, (8, 17)).astype(np.int32)
@@ -46,7 +48,7 @@ for model in (gpt, modern):
     calls = jax.tree.map(lambda leaf: leaf[None, None], batch)
     slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, _), gradient = slope(params, batch)
-    for mesh in sys.argv[1:]:
+    for mesh in meshes:
         place_state, place_batch = placement(mesh)
         (value_there, _), gradient_there = slope(place_state(params), place_batch(batch))
         row = {"mesh": mesh, "model": model.__name__, "loss": distance(value_there, value)}
@@ -80,17 +82,20 @@ def rows():
     return json.loads(on_eight_devices(PROGRAM, *MESHES))
 
 
+@pytest.mark.slow
 def test_loss_gradient_and_step_on_eight_devices_equal_those_on_one(rows):
     bound = SHARDED * float(jnp.finfo(jnp.float32).eps)
-    assert len(rows) == 2 * len(MESHES)
+    assert [row["mesh"] for row in rows] == [*MESHES, MESHES[-1]]
     for row in rows:
-        assert max(row["loss"], row["gradient"], row["descent"], row["adamw loss"], row["muon loss"]) <= bound, row
+        assert max(value for name, value in row.items() if name in COMPARED) <= bound, row
 
 
+@pytest.mark.slow
 def test_a_state_stays_where_it_was_placed(rows):
-    assert all(row["adamw stays"] and row["muon stays"] for row in rows)
+    assert all(value for row in rows for name, value in row.items() if name.endswith("stays"))
 
 
+@pytest.mark.slow
 def test_parameters_are_divided_where_the_mesh_says_so(rows):
     for row in rows:
         assert (row["divided"] > 0) == (row["mesh"] != "data=8"), row

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minilm import generation, machines, plan
-from minilm.config import PRESETS
+from minilm.config import PRESETS, OptimizerConfig
 from minilm.data.batching import Batch
 from minilm.models import gpt
 from minilm.optimizers import make_optimizer
@@ -20,6 +20,9 @@ from tests import tolerances
 QUICK = dataclasses.replace(PRESETS["quick"], batch_size=6)
 CONFIG = gpt.Config(vocab_size=300, context_length=48, n_layers=3, n_heads=2, d_model=64)
 REMAT = dataclasses.replace(CONFIG, remat=True)
+
+# The other tests are compiled in haste (conftest.py); these are about what a user's compiler makes of a model.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 @functools.cache
@@ -60,14 +63,14 @@ def test_a_scan_counts_as_often_as_it_runs():
 @pytest.mark.parametrize("config", [CONFIG, REMAT], ids=["plain", "remat"])
 def test_training_is_what_the_compiler_counts_and_holds(config):
     with jax.enable_x64(False):
-        optimizer = make_optimizer(QUICK.optimization, QUICK.steps)
+        optimizer = make_optimizer(OptimizerConfig(), QUICK.steps)
         state = jax.eval_shape(lambda: init_state(gpt.init(jax.random.key(0), config), optimizer))
         shape = (1, 1, 6, 48)
         batches = Batch(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)))
         loss = functools.partial(gpt.loss, config=config)
-        step = make_step(loss, optimizer, seed=0).lower(state, batches).compile()
+        step = make_step(loss, optimizer, seed=0).lower(state, batches).compile(OPTIMIZED)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), batches)
-        gradient = jax.jit(jax.grad(lambda p, batch: loss(p, batch)[0])).lower(state.params, one).compile()
+        gradient = jax.jit(jax.grad(lambda p, batch: loss(p, batch)[0])).lower(state.params, one).compile(OPTIMIZED)
     flops, held = gradient.cost_analysis()["flops"] / (6 * 48), total_bytes(step)
     estimate = planned(config)
     tolerances.assert_estimate(estimate.training_flops, flops, tolerances.FLOPS_ESTIMATE)
@@ -79,7 +82,7 @@ def test_generation_holds_its_weights_and_its_cache():
         params = gpt.init(jax.random.key(0), CONFIG)
         progress = generation.start(gpt, params, CONFIG, [[1, 2, 3]], max_new_tokens=4)
         arguments = (gpt, CONFIG, params, check_sampler(GREEDY), np.int32(-1), progress, 4)
-        held = total_bytes(generation.advance.lower(*arguments).compile())
+        held = total_bytes(generation.advance.lower(*arguments).compile(OPTIMIZED))
     assert planned(CONFIG).cache == plan.bytes_of(progress.state)
     tolerances.assert_estimate(planned(CONFIG).generation_bytes, held, tolerances.BYTES_ESTIMATE)
 

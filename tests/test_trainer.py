@@ -45,29 +45,9 @@ QUICK = replace(
 def text(tmp_path_factory):
     """A small text of some forty documents, no two alike."""
     rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("text")
-    words = [
-        "the",
-        "a",
-        "model",
-        "reads",
-        "and",
-        "writes",
-        "one",
-        "token",
-        "after",
-        "another",
-        "until",
-        "its",
-        "context",
-        "is",
-        "full",
-        "of",
-        "what",
-        "it",
-        "said",
-    ]
+    words = "the a model reads and writes one token after another until its context is full of what it said"
     for i in range(40):
-        (path / f"{i:02}.txt").write_text(" ".join(rng.choice(words, 60)) + ".\n")
+        (path / f"{i:02}.txt").write_text(" ".join(rng.choice(words.split(), 60)) + ".\n")
     return str(path)
 
 
@@ -312,8 +292,9 @@ def test_a_config_comes_back_from_json_and_what_does_not_fit_is_named():
 def test_runs_without_a_name_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [run_folder.new_folder(PRESETS["quick"]).as_posix() for _ in range(2)]
-    (tmp_path / "runs" / "gpt-9").mkdir()
-    assert [*folders, run_folder.new_folder(PRESETS["quick"]).as_posix()] == ["runs/gpt-1", "runs/gpt-2", "runs/gpt-10"]
+    (tmp_path / "runs" / "modern-9").mkdir()
+    third = run_folder.new_folder(PRESETS["quick"]).as_posix()
+    assert [*folders, third] == ["runs/modern-1", "runs/modern-2", "runs/modern-10"]
 
 
 def test_a_log_file_gets_some_twenty_lines_and_a_terminal_a_live_panel():

@@ -114,7 +114,7 @@ def leaves(tree: Any) -> list[np.ndarray]:
 def unit_roundoff(dtype: np.dtype) -> float:
     """The distance from 1 to the next larger number, found by halving, so that bfloat16 needs no special case.
 
-    >>> unit_roundoff(np.dtype("float32")) == np.finfo("float32").eps
+    >>> bool(unit_roundoff(np.dtype("float32")) == np.finfo("float32").eps)
     True
     """
     gap = 1.0

@@ -17,7 +17,7 @@ from minilm.sampling import GREEDY, check_sampler
 from minilm.training import init_state, make_step
 from tests import tolerances
 
-QUICK = dataclasses.replace(PRESETS["quick"], batch_size=6)
+QUICK = dataclasses.replace(PRESETS["quick"], batch_size=6, optimization=OptimizerConfig())
 CONFIG = gpt.Config(vocab_size=300, context_length=48, n_layers=3, n_heads=2, d_model=64)
 REMAT = dataclasses.replace(CONFIG, remat=True)
 
@@ -63,7 +63,7 @@ def test_a_scan_counts_as_often_as_it_runs():
 @pytest.mark.parametrize("config", [CONFIG, REMAT], ids=["plain", "remat"])
 def test_training_is_what_the_compiler_counts_and_holds(config):
     with jax.enable_x64(False):
-        optimizer = make_optimizer(OptimizerConfig(), QUICK.steps)
+        optimizer = make_optimizer(QUICK.optimization, QUICK.steps)
         state = jax.eval_shape(lambda: init_state(gpt.init(jax.random.key(0), config), optimizer))
         shape = (1, 1, 6, 48)
         batches = Batch(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)))

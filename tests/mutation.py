@@ -35,10 +35,14 @@ BAR = 0.95
 
 def run(mutants: list[Mutant], seconds: float) -> dict[str, str]:
     """Mutant's name -> the test that noticed it, or "survived"; two workers, and one that hangs is replaced."""
-    until, outcomes = time.monotonic() + seconds, {}
+    with tempfile.TemporaryDirectory() as folder:
+        return _run(mutants, time.monotonic() + seconds, Path(folder))
+
+
+def _run(mutants, until, folder):
+    outcomes = {}
     shares = [[m.name for m in mutants][start::2] for start in range(2)]
-    cache = tempfile.TemporaryDirectory()  # of what JAX compiles: nearly all of it is compiled for every mutant
-    workers = [_Worker(share, until, cache.name) for share in shares if share]
+    workers = [_Worker(share, until, folder) for share in shares if share]
     while workers:
         time.sleep(0.2)
         for worker in list(workers):
@@ -59,27 +63,28 @@ def run(mutants: list[Mutant], seconds: float) -> dict[str, str]:
                 if worker.current is None and worker.process.returncode:
                     raise RuntimeError(f"A worker ended with {worker.process.returncode} before its first mutant.")
                 if rest and worker.current is not None and time.monotonic() < until:
-                    workers.append(_Worker(rest, until, cache.name))
+                    workers.append(_Worker(rest, until, folder))
     return outcomes
 
 
 class _Worker:
-    def __init__(self, share, until, cache):
+    def __init__(self, share, until, folder):
         self.share, self.current, self.since, self.read = share, None, time.monotonic(), 0
-        self.folder = tempfile.TemporaryDirectory()
-        orders, self.log = Path(self.folder.name, "orders"), Path(self.folder.name, "log")
+        own = Path(tempfile.mkdtemp(dir=folder))
+        orders, self.log = own / "orders", own / "log"
         orders.write_text(json.dumps(share))
         command = [sys.executable, "-m", "tests.mutation", "--worker", str(orders), str(until - time.monotonic())]
         settings = {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
             "OMP_NUM_THREADS": "1",
-            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),  # nearly all is compiled for every mutant
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
         environment = os.environ | settings
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self.log.open("w"))
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log)
 
     def news(self):
         lines = self.log.read_text().split("\n")[self.read : -1]

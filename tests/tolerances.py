@@ -15,6 +15,7 @@ MODEL = 1024  # a whole model, or many steps of a recurrence
 FORMULA = 4.5e5  # float64 against a reference that sums in another order: 1e-10 at u = 2.2e-16
 DIFFERENCE = 4.5e9  # a gradient against central differences with h = 1e-5, whose own error is h^2: 1e-6
 RECURSION = 4.5e7  # float64 losses over fifty optimizer steps, each of which amplifies the last one's rounding: 1e-8
+SAMPLING = 0.05  # what 9,000 normal draws say of their deviation or correlation: five of its standard errors
 CHI_SQUARE = 4.0  # the statistic over its categories, whose mean is 1: exceeded once in 10^5 draws at eleven
 
 

@@ -10,6 +10,8 @@ name says; the last is the default of `minilm train`, and says how soon it is wh
 import argparse
 import json
 import math
+import shlex
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -108,9 +110,9 @@ def main():
         for row in rows:
             row["time_share_of_plain"] = round(row["cpu_seconds"] / plain["cpu_seconds"], 3)
             row["reaches_plain"] = row["held_out_loss"] <= plain["held_out_loss"]
-    if not arguments.names and not arguments.steps:
+    if not arguments.steps:
         name = "recipes" if arguments.seed == 0 else f"recipes_seed_{arguments.seed}"
-        measure.write(name, rows, "python -m benchmarks.recipes")
+        measure.write(name, rows, shlex.join(["python", "-m", "benchmarks.recipes", *sys.argv[1:]]))
     print(f"guessing: {math.log(corpus.train.vocab_size):.3f}")
 
 

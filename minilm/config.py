@@ -76,7 +76,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a language model; with no flag at all, a small GPT on Python's documentation, in about three minutes.
+    """Train a language model; with no flag at all, a small GPT on Python's documentation, in three to four minutes.
 
     The run is saved as it goes, under `folder`. Ctrl-C saves too, and prints the command that continues.
     """

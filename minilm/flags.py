@@ -101,7 +101,7 @@ KINDS: dict[str, Any] = {"train": Train, "generate": Generate, "tokenize": Token
 
 EXAMPLES = {
     "train": """
-minilm train                                   a small GPT, from nothing, in about three minutes
+minilm train                                   a small GPT, from nothing, in some four minutes
 minilm train --preset quick                    the same in seconds, to see that all works
 minilm train --corpus my_texts/ --steps 2000   your own texts, for longer
 minilm train --resume runs/NAME --steps 2000   go on where a run stopped""",
@@ -128,7 +128,7 @@ OVERVIEW = """usage: minilm COMMAND [flags]
 Language models from scratch, in NumPy and JAX: train one, let it write, look inside.
 
 commands:
-  train      train a language model; with no flag, a small GPT in about three minutes
+  train      train a language model; with no flag, a small GPT in some four minutes
   generate   continue a text with a trained model
   tokenize   show the tokens of a text, and their ids
   bench      list the benchmarks and their results, or run one

@@ -2,15 +2,20 @@
 
 import io
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minilm.config import DataConfig
 from minilm.data import corpora
+from minilm.data import held_out as held_out_module
 from minilm.data.corpora import documents
 from minilm.data.held_out import _shingles, held_out, near_duplicates
+from minilm.data.preparation import prepare
+from minilm.data.spool import Spool
 from minilm.data.token_file import open_tokens, write_tokens
 from minilm.data.tokenizers import BPETokenizer, ByteTokenizer
 from minilm.models.ngram import xz_bits_per_byte
@@ -182,3 +187,37 @@ def test_damaged_tokens_are_named_in_a_sentence(tmp_path):
         open_tokens(path)
     with pytest.raises(ValueError, match="no text to write tokens of"):
         write_tokens(["", ""], ByteTokenizer(), path)
+
+
+def test_a_corpus_may_exceed_memory(tmp_path, monkeypatch):
+    text = "\n\n".join(essay(i, 4000) for i in range(100))  # 2.8 MB
+    (tmp_path / "text").write_text(text)
+    size = len(text)
+    del text
+    monkeypatch.setattr(held_out_module, "MOST", 1 << 13)
+    monkeypatch.setattr(corpora, "BLOCK", 1 << 16)
+    tracemalloc.start()
+    corpus = prepare(DataConfig(corpus=str(tmp_path / "text"), tokenizer="byte"), tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert corpus.train.n_bytes + corpus.validation.n_bytes == size
+    assert peak < size / 2
+
+
+def test_a_thinner_sample_of_shingles_still_finds_copies(monkeypatch):
+    monkeypatch.setattr(held_out_module, "MOST", 400)
+    group = near_duplicates([essay(i % 9, 3000) for i in range(12)])
+    assert group[9:].tolist() == group[:3].tolist()
+    assert len(np.unique(group)) == 9
+
+
+@given(st.lists(st.text()), st.integers(-9, 9))
+def test_a_spool_is_the_list_of_its_documents(tmp_path_factory, texts, i):
+    with Spool(iter(texts), tmp_path_factory.getbasetemp()) as spool:
+        assert list(spool) == texts
+        assert len(spool) == len(texts)
+        if -len(texts) <= i < len(texts):
+            assert spool[i] == texts[i]
+        else:
+            with pytest.raises(IndexError):
+                spool[i]

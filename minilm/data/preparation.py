@@ -1,11 +1,13 @@
 """From a corpus to tokens on disk: read, hold some documents out, learn a tokenizer from the rest, encode both."""
 
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
 from minilm.config import DataConfig
 from minilm.data.corpora import documents
 from minilm.data.held_out import held_out
+from minilm.data.spool import Spool
 from minilm.data.token_file import TokenFile, open_tokens, write_tokens
 from minilm.data.tokenizers import BPETokenizer, ByteTokenizer, CharacterTokenizer, Tokenizer
 
@@ -21,15 +23,15 @@ def prepare(config: DataConfig, folder: Path) -> Corpus:
     """Write `tokenizer.json`, `train.bin` and `validation.bin` into the folder of a run, and open the tokens.
 
     The tokenizer learns from the training documents alone. Which documents are held out depends on their content,
-    not on the run's seed, so that runs with other seeds are measured on the same text.
+    not on the run's seed, so that runs with other seeds are measured on the same text. The documents wait on disk and
+    are read one by one, so the corpus may exceed memory.
     """
-    texts = list(documents(config.corpus, config.encoding))
-    out = held_out(texts, config.held_out)
-    kept, held = ([text for text, is_out in zip(texts, out, strict=True) if is_out == side] for side in (False, True))
-    tokenizer = _learn(config, kept)
-    tokenizer.save(folder / "tokenizer.json")
-    write_tokens(kept, tokenizer, folder / "train.bin")
-    write_tokens(held, tokenizer, folder / "validation.bin")
+    with Spool(documents(config.corpus, config.encoding), folder) as texts:
+        out = held_out(texts, config.held_out)
+        tokenizer = _learn(config, compress(texts, ~out))
+        tokenizer.save(folder / "tokenizer.json")
+        write_tokens(compress(texts, ~out), tokenizer, folder / "train.bin")
+        write_tokens(compress(texts, out), tokenizer, folder / "validation.bin")
     return reopen(folder)
 
 

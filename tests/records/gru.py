@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.recurrent import gru
 from minilm.reference.recurrent import gru as reference
+from tests import onnx_oracle
 from tests.records import Record
 from tests.strategies import arrays, sizes, weights
 
@@ -42,6 +43,11 @@ def flax_cell(params, state, x):
     return linen.GRUCell(len(state), param_dtype=np.float64).apply({"params": weights}, state, x)
 
 
+def onnx_cell(params, state, x):
+    after = onnx_oracle.step("GRU", x, (1, 0, 2), params, state, linear_before_reset=0)[-1]
+    return after, after
+
+
 RECORDS = (
     Record(
         gru.gru_cell,
@@ -55,5 +61,6 @@ RECORDS = (
         reference.gru_cell_reset_before,
         reference.gru_cell_reset_before_backward,
         arguments(),
+        oracles={"onnx": onnx_cell},
     ),
 )

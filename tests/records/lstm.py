@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.recurrent import lstm
 from minilm.reference.recurrent import lstm as reference
+from tests import onnx_oracle
 from tests.records import Record
 from tests.strategies import arrays, sizes, weights
 
@@ -48,6 +49,13 @@ def flax_cell(params, state, x):
     return lstm.LSTMState(h=h, c=c), y
 
 
+def onnx_cell(params, state, x):
+    w_i, w_f, w_o = np.split(params.w_c, 3)
+    peepholes, c = np.concatenate([w_i, w_o, w_f])[None], state.c[None, None]
+    h, c = onnx_oracle.step("LSTM", x, (0, 3, 1, 2), params, state.h, c=c, P=peepholes)[-2:]
+    return lstm.LSTMState(h=h, c=c), h
+
+
 RECORDS = (
     Record(
         lstm.lstm_cell,
@@ -61,5 +69,6 @@ RECORDS = (
         reference.lstm_cell_peephole,
         reference.lstm_cell_peephole_backward,
         arguments(peephole=True),
+        oracles={"onnx": onnx_cell},
     ),
 )

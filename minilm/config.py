@@ -130,7 +130,7 @@ _MUON = OptimizerConfig(
 )
 
 PRESETS = {
-    "default": TrainConfig(architecture=_SMALL, optimization=_MUON, evaluate_every=250, steps=1000),
+    "default": TrainConfig(architecture=_SMALL, optimization=_MUON, evaluate_every=250, steps=750),
     "long": TrainConfig(
         data=DataConfig(vocab_size=4096),
         architecture=replace(_SMALL, n_layers=6, n_heads=6, d_model=192, dropout=0.1),

@@ -189,8 +189,7 @@ def generate(
     Returns:
       the new tokens of each prompt, `max_new_tokens` or fewer.
     """
-    sampler = check_draw(sampler, key)
-    params = jax.tree.map(jnp.asarray, params)  # on the device once, not at each call
+    sampler, params = check_draw(sampler, key), _on_device(params)
     progress = start(model, params, config, prompts, max_new_tokens=max_new_tokens, key=key)
     progress = advance(model, config, params, sampler, _id(end_token), progress, max_new_tokens)
     new = (
@@ -208,8 +207,7 @@ def stream(
     The generator's return value says why it ended: "end" (the model's own end-of-text token), "length"
     (`max_new_tokens`) or "context" (it is full).
     """
-    sampler = check_draw(sampler, key)
-    params = jax.tree.map(jnp.asarray, params)  # on the device once, not at each call
+    sampler, params = check_draw(sampler, key), _on_device(params)
     progress = start(model, params, config, [prompt], max_new_tokens=max_new_tokens, key=key)
     for length in range(len(prompt), config.context_length):
         progress = advance(model, config, params, sampler, _id(end_token), progress, 1)

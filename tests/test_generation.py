@@ -216,14 +216,14 @@ def test_streamed_text_is_whole_characters_and_a_prefix_of_the_result(text, stop
         assert cut(text, stops).startswith(emitted)
 
 
+@pytest.mark.parametrize("stop", [[], ["a", chr(7), "\x1b"]], ids=["to the end", "stop strings"])
 @settings(max_examples=10)
 @given(st.builds(toy_model.init, seeds, st.just(TEXT)), st.lists(alphabet, min_size=2, max_size=2), keys())
-def test_a_batch_of_texts_equals_the_streamed_texts(params, prompts, key):
-    stop = ["a", chr(7), "\x1b"]
+def test_a_batch_of_texts_equals_the_streamed_texts(stop, params, prompts, key):
     row_keys = jax.random.split(key, 2)
     options = {"max_new_tokens": 30, "sampler": Sampler(0.8), "stop": stop}
-    # Weights for which bytes of ASCII are far likelier, so that stop strings occur.
-    params = params._replace(w_o=params.w_o.at[:, 128:].set(0.0))
+    if stop:  # then bytes of ASCII are made far likelier, so that it occurs; else texts end within a character
+        params = params._replace(w_o=params.w_o.at[:, 128:].set(0.0))
     fitting = [prompt[:6] for prompt in prompts]
     batch = generation.generate_text(toy_model, params, TEXT, tokenizer, fitting, key=row_keys, **options)
     for i, prompt in enumerate(fitting):

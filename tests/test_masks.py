@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm.layers.attention import masks
@@ -55,11 +55,25 @@ def as_reference(rule):
     return kind(*(as_reference(field) if isinstance(field, masks.Rule) else field for field in fields))
 
 
+SIZED = [SlidingWindow, Prefix, Padding, Dilated, Chunked]
+CONNECTED = [Causal() & Chunked(4), Prefix(4) | Causal(), ~SlidingWindow(2), Dilated(3) & ~SameDocument()]
+
+
+@pytest.mark.parametrize(
+    "rule", [Causal(), Everything(), SameDocument(), *(kind(n) for kind in SIZED for n in (1, 3)), *CONNECTED], ids=str
+)
+def test_every_rule_equals_its_reference_on_all_pairs_of_tokens(rule):
+    every = Tokens(*np.mgrid[-1:9, 0:2].reshape(2, -1))
+    np.testing.assert_array_equal(rule(*map(as_arrays, (every, every))), as_reference(rule)(every, every))
+
+
+@settings(max_examples=40)
 @given(rules(), tokens(6), tokens(7))
 def test_rules_equal_their_references(rule, query, key):
     np.testing.assert_array_equal(rule(*map(as_arrays, (query, key))), as_reference(rule)(query, key))
 
 
+@settings(max_examples=40)
 @given(rules(), tokens(3))
 def test_reach_never_excludes_an_allowed_key(rule, query):
     key = Tokens(*np.mgrid[-1:40, 0:3].reshape(2, -1))  # every key there is

@@ -2,9 +2,9 @@
 
     python -m benchmarks.start [--rounds 9]
 
-CPU seconds of whole processes, from their start to their end, on one core. The training step is that of the default
-preset in a process of its own, which loads JAX, draws the parameters and makes one step; the first such process, which
-fills an empty compilation cache, stands beside those that find it full.
+CPU seconds on one core. Each start is a process of its own, which loads JAX, draws the parameters and makes one step:
+of the small GPT-2 that `benchmarks.training_step` measures too, and of the default preset, in which Muon's iterations
+are compiled for every matrix. The first such process finds the compilation cache empty, the others find it full.
 """
 
 import argparse
@@ -20,8 +20,10 @@ from itertools import pairwise
 
 from benchmarks import measure
 
+MODELS = ("GPT-2, 4 × 128, batch 12 × 64, AdamW", "the default preset")
 
-def first_step():
+
+def first_step(model_name: str):
     """Make one training step, and print what each part of the way to it took."""
     marks = [("python", time.process_time())]
 
@@ -39,24 +41,23 @@ def first_step():
 
     from minilm.config import preset
     from minilm.data.batching import Batch
-    from minilm.models import modern
+    from minilm.models import gpt, modern
     from minilm.optimizers import make_optimizer
     from minilm.training import init_state, make_step
 
     passed("import")
-    run = preset("default")
-    sizes = run.architecture
-    config = modern.Config(
-        run.data.vocab_size, sizes.context_length, sizes.n_layers, sizes.n_heads, sizes.d_model, sizes.dropout
-    )
+    plain = model_name == MODELS[0]
+    model, run = (gpt, preset("plain")) if plain else (modern, preset("default"))
+    batch, context = (12, 64) if plain else (run.batch_size, run.architecture.context_length)
+    config = model.Config(run.data.vocab_size, context, n_layers=4, n_heads=4, d_model=128)
     optimizer = make_optimizer(run.optimization, run.steps)
-    state = init_state(modern.init(jax.random.key(0), config), optimizer)
+    state = jax.jit(lambda: init_state(model.init(jax.random.key(0), config), optimizer))()
     jax.block_until_ready(state)
     passed("parameters")
-    tokens = np.zeros((1, 1, run.batch_size, config.context_length), np.int32)
-    step = make_step(partial(modern.loss, config=config), optimizer, seed=0)
+    tokens = np.zeros((1, 1, batch, context), np.int32)
+    step = make_step(partial(model.loss, config=config), optimizer, seed=0)
     jax.block_until_ready(step(state, Batch(tokens, tokens, np.ones(tokens.shape, np.float32))))
-    passed("step")
+    passed("first step")
     print(json.dumps({name: b - a for (_, a), (name, b) in pairwise(marks)}))
 
 
@@ -72,32 +73,33 @@ def main():
     """Time each command, print the table and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=MODELS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        return first_step()
+        return first_step(arguments.worker)
 
     measure.pin()
-    step = [sys.executable, "-m", "benchmarks.start", "--worker"]
-    help_times, warm = [], []
+    commands = {"minilm --help": [sys.executable, "-m", "minilm.cli", "--help"]}
+    commands |= {model: [sys.executable, "-m", "benchmarks.start", "--worker", model] for model in MODELS}
+    times, parts = {name: [] for name in commands}, {name: [] for name in MODELS}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
-        cold, _ = cpu_seconds(step)
+        empty = {name: round(cpu_seconds(commands[name])[0], 2) for name in MODELS}
         for _ in range(arguments.rounds):
-            help_times.append(cpu_seconds([sys.executable, "-m", "minilm.cli", "--help"])[0])
-            warm.append(cpu_seconds(step))
-    parts = [json.loads(out) for _, out in warm]
-    rows = [
-        {"what": "minilm --help", "cpu_s": round(statistics.median(help_times), 3)},
-        {
-            "what": "first training step, warm compilation cache",
-            "cpu_s": round(statistics.median(seconds for seconds, _ in warm), 3),
-            "parts": {name: round(statistics.median(part[name] for part in parts), 3) for name in parts[0]},
-        },
-        {"what": "first training step, empty compilation cache", "cpu_s": round(cold, 3)},
-    ]
-    for row in rows:
-        print(f"{row['what']:46}{row['cpu_s']:8.2f} s  {row.get('parts', '')}")
+            for name, command in commands.items():
+                seconds, out = cpu_seconds(command)
+                times[name].append(seconds)
+                if name in parts:
+                    parts[name].append(json.loads(out))
+
+    rows = []
+    for name, seconds in times.items():
+        row = {"what": name, "cpu_s": round(statistics.median(seconds), 2)}
+        if name in parts:
+            row |= {part: round(statistics.median(p[part] for p in parts[name]), 2) for part in parts[name][0]}
+            row["empty_cache_cpu_s"] = empty[name]
+        rows.append(row)
+        print("   ".join(f"{key} {value}" for key, value in row.items()))
     measure.write("start", rows, "python -m benchmarks.start")
 
 

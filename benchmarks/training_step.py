@@ -91,7 +91,7 @@ def main():
     """Measure both sizes, each with both allocators in a process of its own, print the table and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--size", choices=SIZES, help="only this size")
+    parser.add_argument("--size", choices=SIZES, help="only this size; the other's figures stay")
     parser.add_argument("--worker", choices=["plain", "tuned"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     measure.pin()
@@ -103,8 +103,9 @@ def main():
         print(json.dumps(measured(arguments.size, arguments.rounds)))
         return
 
-    rows = []
-    for size in [arguments.size] if arguments.size else SIZES:
+    sizes = [arguments.size] if arguments.size else list(SIZES)
+    rows = [row for row in measure.rows("training_step") if row["size"] not in sizes]
+    for size in sizes:
         columns = {}
         for allocator in ("plain", "tuned"):
             command = [sys.executable, "-m", "benchmarks.training_step", "--size", size, "--worker", allocator]

@@ -117,7 +117,8 @@ def _build(config: TrainConfig, folder: Path) -> _Machine:
     place_state, place_batch = _placement(config.mesh)
     return _Machine(
         model_config=model_config,
-        initial=lambda: init_state(model.init(jax.random.key(config.seed), model_config), optimizer),
+        # One program for all parameters: compiled one by one they take longer than the first step, cached or not.
+        initial=jax.jit(lambda: init_state(model.init(jax.random.key(config.seed), model_config), optimizer)),
         advance=make_step(loss, optimizer, config.seed),
         evaluate=make_evaluate(loss),
         learning_rate=learning_rate_schedule(config.optimization, config.steps),

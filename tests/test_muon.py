@@ -29,18 +29,21 @@ def parameters(model):
     return normal_like(model.init(jax.random.key(0), config), 0)
 
 
+MUON = muon(CONFIG, lambda t: CONFIG.learning_rate)
+NADAM = optax.nadam(CONFIG.learning_rate, b1=CONFIG.beta_1, b2=CONFIG.beta_2)
+muon_update, nadam_update = jax.jit(MUON.update), jax.jit(NADAM.update)
+
+
 @settings(max_examples=4)
 @given(seed=seeds)
 @pytest.mark.parametrize("model", [gpt, modern])
 def test_every_weight_moves_as_its_matrix_does_by_hand_and_all_else_by_nadam(model, seed):
     params = parameters(model)
-    transform = muon(CONFIG, lambda t: CONFIG.learning_rate)
-    plain = optax.nadam(CONFIG.learning_rate, b1=CONFIG.beta_1, b2=CONFIG.beta_2)
-    state, plain_state, by_hand = transform.init(params), plain.init(params), {}
+    state, nadam_state, by_hand = MUON.init(params), NADAM.init(params), {}
     for step in range(3):
         gradient = normal_like(params, seed + step)
-        updates, state = transform.update(gradient, state, params)
-        expected, plain_state = plain.update(gradient, plain_state, params)
+        updates, state = muon_update(gradient, state, params)
+        expected, nadam_state = nadam_update(gradient, nadam_state, params)
         for (path, update), g, other in zip(
             jax.tree.leaves_with_path(updates), jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True
         ):

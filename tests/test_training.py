@@ -164,7 +164,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(name, steps, w
 @settings(max_examples=6)
 @given(steps=st.integers(60, 500), warmup=st.integers(1, 19), final=st.sampled_from([0.0, 0.1]))
 def test_the_learning_rate_is_the_reference_schedule_s_whose_warm_up_begins_one_step_later(steps, warmup, final):
-    peak, share, every = 0.3, 0.25, np.arange(steps + 1)
+    peak, share, every = 0.3, 0.25, np.arange(501)
     by_hand = {
         "cosine": lambda t: reference.warmup_cosine(t, peak, warmup, steps, final * peak),
         "warm_down": lambda t: reference.warmup_stable_decay(t, peak, warmup, share * steps, steps, final * peak),
@@ -175,7 +175,7 @@ def test_the_learning_rate_is_the_reference_schedule_s_whose_warm_up_begins_one_
             schedule=name, learning_rate=peak, warmup_steps=warmup, final_share=final, warmdown_share=share
         )
         expected = [reference.linear_warmup(t + 1, peak, warmup) if t < warmup else rate(t) for t in every]
-        assert_close(schedule(config, steps)(jnp.asarray(every)), np.array(expected), LAYER, jnp.float32)
+        assert_close(schedule(config, steps)(every)[: steps + 1], np.array(expected)[: steps + 1], LAYER, jnp.float32)
 
 
 def test_warm_down_stays_at_the_peak_until_its_share_of_the_steps():

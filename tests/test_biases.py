@@ -1,5 +1,6 @@
 """What a query adds to its scores for where a key stands."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def test_alibi_has_the_slopes_of_its_paper():
 
 
 def test_alibi_orders_its_slopes_by_group_then_query_head():
-    assert biases.Alibi.of(2, 4).slopes.ravel().tolist() == biases.alibi_slopes(8)
+    assert biases.Alibi.of(2, 4).slopes.tolist() == [biases.alibi_slopes(8)[:4], biases.alibi_slopes(8)[4:]]
+    assert biases.Alibi.of(3).slopes.shape == (3, 1)
 
 
 @pytest.mark.parametrize("bias", [biases.Alibi.of(2, 3), biases.T5Relative(jnp.arange(32.0 * 6).reshape(32, 2, 3))])
@@ -52,8 +54,8 @@ DECODER = (*range(1, 17), 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99
 
 
 def test_t5_has_the_buckets_of_its_authors():
-    behind = np.arange(401)
-    encoder, decoder = ((behind[:, None] >= np.array(bounds)).sum(1) for bounds in (ENCODER, DECODER))
+    behind = jnp.arange(401)
+    encoder, decoder = ((behind[:, None] >= jnp.array(bounds)).sum(1) for bounds in (ENCODER, DECODER))
     np.testing.assert_array_equal(biases.t5_bucket(-behind), encoder)
     np.testing.assert_array_equal(biases.t5_bucket(behind[1:]), 16 + encoder[1:])
     np.testing.assert_array_equal(biases.t5_bucket(-behind, bidirectional=False), decoder)
@@ -74,3 +76,19 @@ def test_t5_relative_gives_each_head_its_column():
     bias = biases.T5Relative(table, bidirectional=False)(Tokens.arange(1, start=3), Tokens.arange(4))
     assert_close(bias[:, :, 0, 0], table[3], FORMULA)
     assert_close(bias[:, :, 0, 3], table[0], FORMULA)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_t5_begins_with_a_table_for_the_authors_buckets(bidirectional):
+    key, where = jax.random.key(3), Tokens.arange(200)
+    bias = biases.T5Relative.init(key, 2, 3, bidirectional=bidirectional)
+    assert bias.table.shape == (32, 2, 3)
+    assert 0.7 < bias.table.std() < 1.3
+    bucket = biases.t5_bucket(where.position - where.position[:, None], bidirectional=bidirectional)
+    np.testing.assert_array_equal(bias(where, where), jnp.moveaxis(bias.table[bucket], (0, 1), (2, 3)))
+    assert (biases.t5_relative(bias.table, where, where) == bias(where, where)).all() == bidirectional
+
+
+def test_t5_is_bidirectional_with_one_query_head_for_each_group_unless_told_otherwise():
+    bias = biases.T5Relative.init(jax.random.key(0), 5, p=8)
+    assert (bias.table.shape, bias.bidirectional, bias.max_distance) == ((8, 5, 1), True, 128)

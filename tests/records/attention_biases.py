@@ -49,4 +49,5 @@ RECORDS = (
     bucket("encoder"),
     bucket("decoder", bidirectional=False),
     bucket("uneven", n_buckets=14, max_distance=50),
+    bucket("tight", n_buckets=8, max_distance=3),
 )

@@ -12,8 +12,8 @@ from minilm.shapes import Tokens
 from tests.records import Record
 from tests.strategies import arrays, seeds, sizes, weights
 
-SIZES = sizes((4, 2, 3, 1, 2, 5), (3, 1, 2, 2, 1, 4), (2, 3, 1, 4, 3, 1))  # d, g, r, k, v, t
-LEADING = st.sampled_from([(), (2,), (2, 1)])
+# (d, g, r, k, v, t) and leading axes, together: each new shape is compiled.
+SHAPES = sizes(((4, 2, 3, 1, 2, 5), (2,)), ((3, 1, 2, 2, 1, 4), ()), ((2, 3, 1, 4, 3, 1), (2, 1)))
 
 
 def drawn_params(draw, d, g, r, k, v, memory_width=None):
@@ -35,25 +35,25 @@ def drawn_tokens(draw, leading, t):
 
 @st.composite
 def project_arguments(draw):
-    (d, g, r, k, v, t), leading = draw(SIZES), draw(LEADING)
+    (d, g, r, k, v, t), leading = draw(SHAPES)
     return drawn_params(draw, d, g, r, k, v, d + 1), draw(arrays(*leading, t, d)), draw(arrays(*leading, t + 1, d + 1))
 
 
 @st.composite
 def merge_arguments(draw):
-    (d, g, r, k, v, t), leading = draw(SIZES), draw(LEADING)
+    (d, g, r, k, v, t), leading = draw(SHAPES)
     return drawn_params(draw, d, g, r, k, v), draw(arrays(*leading, g, r, t, v))
 
 
 @st.composite
 def self_arguments(draw):
-    (d, g, r, k, v, t), leading = draw(SIZES), draw(LEADING)
+    (d, g, r, k, v, t), leading = draw(SHAPES)
     return drawn_params(draw, d, g, r, k, v), draw(arrays(*leading, t, d)), drawn_tokens(draw, leading, t)
 
 
 @st.composite
 def cross_arguments(draw):
-    (d, g, r, k, v, t), leading = draw(SIZES), draw(LEADING)
+    (d, g, r, k, v, t), leading = draw(SHAPES)
     params, x = drawn_params(draw, d, g, r, k, v, d + 1), draw(arrays(*leading, t, d))
     memory = draw(arrays(*leading, t + 1, d + 1))
     return params, x, drawn_tokens(draw, leading, t), memory, drawn_tokens(draw, leading, t + 1)
@@ -61,7 +61,7 @@ def cross_arguments(draw):
 
 @st.composite
 def step_arguments(draw):
-    d, g, r, k, v, t = draw(SIZES)
+    (d, g, r, k, v, t), _ = draw(SHAPES)
     size = t + 2
     held = Tokens(np.where(np.arange(size) < 2, np.arange(size), -1), np.zeros(size, int))
     cache = KVCache(k=draw(arrays(g, size, k)), v=draw(arrays(g, size, v)), tokens=held)

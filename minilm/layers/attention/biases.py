@@ -36,8 +36,7 @@ def alibi(slopes: Float[Array, "g r"], query: Tokens, key: Tokens) -> Float[Arra
     >>> alibi(jnp.array([[0.5]]), Tokens.arange(1, start=3), Tokens.arange(4)).tolist()
     [[[[-1.5, -1.0, -0.5, -0.0]]]]
     """
-    distance = jnp.abs(query.position[:, None] - key.position)
-    return -slopes[:, :, None, None] * distance.astype(slopes.dtype)
+    return -slopes[:, :, None, None] * jnp.abs(query.position[:, None] - key.position)
 
 
 def alibi_slopes(n_heads: int) -> list[float]:

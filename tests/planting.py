@@ -28,7 +28,7 @@ TESTS = {
     "precision": ["attention", "training"],
     "feed_forward": ["activation"],
 }
-COMPILED = ("unroll", "generation")  # loops run compiled: uncompiled, they are other code
+COMPILED = ("unroll", "generation", "sampling")  # loops: uncompiled, they are other code; a sampler's numbers: no arrays
 ALARM = 20  # seconds of computing that a test may take; an endless loop is a bug noticed
 
 

@@ -132,3 +132,15 @@ def test_jit_sees_one_theta_at_a_time_but_positions_never_retrace(x):
     count = rotary._cache_size()
     rotary(jnp.asarray(x), jnp.array([77, 5]))
     assert rotary._cache_size() == count
+
+
+@every_layout
+def test_the_slowest_plane_turns_once_in_ten_thousand_unless_told_otherwise(turn):
+    x, position = heads(1, 3, 2, 6), jnp.array([5, 900])
+    np.testing.assert_array_equal(turn(x, position), turn(x, position, 10000.0))
+
+
+def test_learned_positions_begin_as_bert_draws_them():
+    table = np.asarray(init_learned(jax.random.key(0), 300, 70))
+    assert table.shape == (300, 70)
+    assert abs(table.std() / 0.02 - 1) < 6 / np.sqrt(2 * table.size)

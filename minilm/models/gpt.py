@@ -61,7 +61,7 @@ class Params(NamedTuple):
 
 
 def init(key, config: Config) -> Params:
-    """Random parameters as GPT-2 draws them: N(0, 0.02²), those that end a residual branch smaller by √(2 n_layers)."""
+    """Random parameters: N(0, 0.02²), and those that end a residual branch smaller by √(2 n_layers), as in GPT-2."""
     d, deviation = config.d_model, 0.02
     embedding_key, position_key, *block_keys = jax.random.split(key, 2 + config.n_layers)
     residual = deviation / math.sqrt(2 * config.n_layers)

@@ -28,7 +28,8 @@ TESTS = {
     "precision": ["attention", "training"],
     "feed_forward": ["activation"],
 }
-COMPILED = ("unroll", "generation", "sampling")  # loops: uncompiled, they are other code; a sampler's numbers: no arrays
+# Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
+COMPILED = ("unroll", "generation", "sampling")
 ALARM = 20  # seconds of computing that a test may take; an endless loop is a bug noticed
 
 

@@ -254,5 +254,7 @@ def latest_run(root: Path | str = "runs") -> Path:
     """The run under `root` whose newest checkpoint is the newest of all."""
     runs = {path.parent.parent.parent for path in Path(root).glob("*/checkpoints/step-*/manifest.json")}
     if not runs:
-        raise CheckpointError(f"There is no trained run under {root}/: `minilm train` makes one, in some four minutes.")
+        raise CheckpointError(
+            f"There is no trained run under {root}/: `minilm train` makes one, in about three minutes."
+        )
     return max(runs, key=lambda run: steps(run)[-1].stat().st_mtime)

@@ -21,7 +21,7 @@ class Train:
     """Train a language model; with no flag, a small GPT on Python's own documentation, in three minutes."""
 
     preset: str = ""
-    """A set of defaults for all other flags: default, long, quick or gpu; unless given, what suits the device."""
+    """Defaults for all other flags: default, long, plain, quick or gpu; unless given, what suits the device."""
     resume: str = ""
     """Go on with the run in this folder, as if it had never stopped."""
     from_step: int = -1
@@ -101,7 +101,7 @@ KINDS: dict[str, Any] = {"train": Train, "generate": Generate, "tokenize": Token
 
 EXAMPLES = {
     "train": """
-minilm train                                   a small GPT, from nothing, in some four minutes
+minilm train                                   a small GPT, from nothing, in about three minutes
 minilm train --preset quick                    the same in seconds, to see that all works
 minilm train --corpus my_texts/ --steps 2000   your own texts, for longer
 minilm train --resume runs/NAME --steps 2000   go on where a run stopped""",
@@ -128,7 +128,7 @@ OVERVIEW = """usage: minilm COMMAND [flags]
 Language models from scratch, in NumPy and JAX: train one, let it write, look inside.
 
 commands:
-  train      train a language model; with no flag, a small GPT in some four minutes
+  train      train a language model; with no flag, a small GPT in about three minutes
   generate   continue a text with a trained model
   tokenize   show the tokens of a text, and their ids
   bench      list the benchmarks and their results, or run one

@@ -19,13 +19,13 @@ import numpy as np
 from rich.console import Console
 
 from minilm import checkpoint, run_folder
+from minilm.baselines import baselines
 from minilm.config import TrainConfig, check
 from minilm.data.batching import Batch, Batches, evaluation_batches
 from minilm.data.preparation import Corpus, check_lengths, prepare, reopen
 from minilm.generation import generate_text
 from minilm.history import History, draw_loss
 from minilm.interruption import Interruption
-from minilm.models.ngram import baselines
 from minilm.optimizers import make_optimizer
 from minilm.optimizers import schedule as learning_rate_schedule
 from minilm.panel import Pace, Panel, Reading, comparison

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minilm.baselines import xz_bits_per_byte
 from minilm.config import DataConfig
 from minilm.data import corpora
 from minilm.data import held_out as held_out_module
@@ -18,7 +19,6 @@ from minilm.data.preparation import prepare
 from minilm.data.spool import Spool
 from minilm.data.token_file import open_tokens, write_tokens
 from minilm.data.tokenizers import BPETokenizer, ByteTokenizer
-from minilm.models.ngram import xz_bits_per_byte
 
 
 def essay(seed, n_words=150):

@@ -19,13 +19,14 @@ class Corpus(NamedTuple):
     validation: TokenFile
 
 
-def prepare(config: DataConfig, folder: Path) -> Corpus:
+def prepare(config: DataConfig, folder: str | Path) -> Corpus:
     """Write `tokenizer.json`, `train.bin` and `validation.bin` into the folder of a run, and open the tokens.
 
     The tokenizer learns from the training documents alone. Which documents are held out depends on their content,
     not on the run's seed, so that runs with other seeds are measured on the same text. The documents wait on disk and
     are read one by one, so the corpus may exceed memory.
     """
+    folder = Path(folder)
     with Spool(documents(config.corpus, config.encoding), folder) as texts:
         out = held_out(texts, config.held_out)
         tokenizer = _learn(config, compress(texts, ~out))

@@ -79,12 +79,6 @@ def environment() -> dict:
     }
 
 
-def rows(benchmark: str) -> list[dict]:
-    """What `write` saved last, none if nothing was."""
-    path = RESULTS / f"{benchmark}.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
-
-
 def write(benchmark: str, rows: list[dict], command: str) -> Path:
     """Save rows, the environment and the command that made them to `benchmarks/results/<benchmark>.json`."""
     RESULTS.mkdir(exist_ok=True)

@@ -82,9 +82,14 @@ def main():
     commands = {"minilm --help": [sys.executable, "-m", "minilm.cli", "--help"]}
     commands |= {model: [sys.executable, "-m", "benchmarks.start", "--worker", model] for model in MODELS}
     times, parts = {name: [] for name in commands}, {name: [] for name in MODELS}
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["XDG_CACHE_HOME"] = cache
-        empty = {name: round(cpu_seconds(commands[name])[0], 2) for name in MODELS}
+    with tempfile.TemporaryDirectory() as folder:
+        empty = {}
+        for name in MODELS:
+            os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(dir=folder)
+            empty[name] = round(cpu_seconds(commands[name])[0], 2)
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(dir=folder)
+        for name in MODELS:
+            cpu_seconds(commands[name])
         for _ in range(arguments.rounds):
             for name, command in commands.items():
                 seconds, out = cpu_seconds(command)

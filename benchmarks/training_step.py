@@ -91,7 +91,7 @@ def main():
     """Measure both sizes, each with both allocators in a process of its own, print the table and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--size", choices=SIZES, help="only this size; the other's figures stay")
+    parser.add_argument("--size", choices=SIZES, help="only this size")
     parser.add_argument("--worker", choices=["plain", "tuned"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     measure.pin()
@@ -104,8 +104,8 @@ def main():
         return
 
     sizes = [arguments.size] if arguments.size else list(SIZES)
-    rows = [row for row in measure.rows("training_step") if row["size"] not in sizes]
     for size in sizes:
+        rows = []
         columns = {}
         for allocator in ("plain", "tuned"):
             command = [sys.executable, "-m", "benchmarks.training_step", "--size", size, "--worker", allocator]
@@ -120,7 +120,7 @@ def main():
             print(
                 f"{name:22}{row['ms_plain']:9.1f}{row['speed_vs_torch_plain']:9.2f}{row['ms_tuned']:10.1f}{row['speed_vs_torch_tuned']:9.2f}"
             )
-    measure.write("training_step", rows, "python -m benchmarks.training_step")
+        measure.write(f"training_step_{size}", rows, f"python -m benchmarks.training_step --size {size}")
 
 
 if __name__ == "__main__":

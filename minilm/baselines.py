@@ -23,15 +23,15 @@ def baselines(names: Sequence[str], train: TokenFile, validation: TokenFile, tok
       train, validation: the corpus.
       tokenizer: that of the tokens.
     """
-    results, seen, held_out = {}, train.tokens[:COUNTED], validation.tokens[:COUNTED]
+    results, seen, tokens = {}, train.tokens[:COUNTED], validation.tokens[:COUNTED]
+    text = tokenizer.decode_bytes(tokens[tokens != tokenizer.end_of_text])
+    held_out = validation._replace(tokens=tokens, n_bytes=len(text))
     for name in names:
         if name == "xz":
-            text = held_out[held_out != tokenizer.end_of_text]
-            results[name] = xz_bits_per_byte(tokenizer.decode_bytes(text))
+            results[name] = xz_bits_per_byte(text)
         elif name in ORDERS:
             model = ngram.kneser_ney(seen, ORDERS[name], train.vocab_size)
-            nats = -float(ngram.log_probability(model, held_out)[1:].mean())
-            results[name] = validation.bits_per_byte(nats)
+            results[name] = held_out.bits_per_byte(-float(ngram.log_probability(model, tokens)[1:].mean()))
         else:
             raise ValueError(f"There is no baseline called {name!r}; there are {', '.join(ORDERS)} and xz.")
     return results

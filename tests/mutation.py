@@ -174,6 +174,9 @@ def main():
         paths = options.module or [p for p in targets() if done.get(p, {}).get("digest") != digest(p)]
         explained = listed() if options.all else set()  # to miss them again would take most of the time
         for path in paths:
+            if time.monotonic() > until:
+                print(f"No time was left for {path} and what follows it.")
+                break
             mutants = mutants_of(path, ROOT)
             found = {mutant.name: "survived" for mutant in mutants if mutant.name in explained}
             found |= run([mutant for mutant in mutants if mutant.name not in explained], until - time.monotonic())

@@ -1,4 +1,4 @@
-"""ONNX's reference evaluator: the one independent home of the reset gate's first form and of peepholes."""
+"""ONNX's reference evaluator: an independent home of the reset gate's first form and of peepholes."""
 
 import numpy as np
 

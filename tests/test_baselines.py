@@ -5,7 +5,7 @@ import pytest
 
 from minilm.baselines import baselines
 from minilm.data.token_file import write_tokens
-from minilm.data.tokenizers import ByteTokenizer
+from minilm.data.tokenizers import BPETokenizer, ByteTokenizer
 from tests.tolerances import FORMULA, assert_close
 
 
@@ -24,6 +24,16 @@ def test_a_uniform_guess_costs_the_logarithm_of_the_vocabulary(tmp_path):
     tokens = write_tokens(["ab", "cde"], tokenizer, tmp_path / "tokens")
     # Five bytes and two ends are targets, and five bytes are divided by.
     assert_close(tokens.bits_per_byte(np.log(256)), 8 * 7 / 5, FORMULA)
+
+
+def test_a_long_text_is_measured_on_its_beginning_and_by_that_s_own_bytes(tmp_path, monkeypatch):
+    tokenizer = BPETokenizer.train(["abab " * 99], 262)
+    train = write_tokens(["abab " * 99], tokenizer, tmp_path / "train")
+    short = write_tokens(["abab " * 40], tokenizer, tmp_path / "short")
+    long = write_tokens(["abab " * 40 + "漢字" * 50], tokenizer, tmp_path / "long")
+    monkeypatch.setattr("minilm.baselines.COUNTED", len(short.tokens) - 1)
+    ours, theirs = (baselines(["unigram", "xz"], train, part, tokenizer) for part in (short, long))
+    assert ours == theirs
 
 
 def test_an_unknown_baseline_is_named(tmp_path):

@@ -189,7 +189,8 @@ def test_damaged_tokens_are_named_in_a_sentence(tmp_path):
         write_tokens(["", ""], ByteTokenizer(), path)
 
 
-def test_a_corpus_may_exceed_memory(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("tokenizer", "table"), [("byte", 0), ("char", 4 * 0x110000)])
+def test_a_corpus_may_exceed_memory(tokenizer, table, tmp_path, monkeypatch):
     text = "\n\n".join(essay(i, 4000) for i in range(100))  # 2.8 MB
     (tmp_path / "text").write_text(text)
     size = len(text)
@@ -197,18 +198,29 @@ def test_a_corpus_may_exceed_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(held_out_module, "MOST", 1 << 13)
     monkeypatch.setattr(corpora, "BLOCK", 1 << 16)
     tracemalloc.start()
-    corpus = prepare(DataConfig(corpus=str(tmp_path / "text"), tokenizer="byte"), tmp_path)
+    corpus = prepare(DataConfig(corpus=str(tmp_path / "text"), tokenizer=tokenizer), tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert corpus.train.n_bytes + corpus.validation.n_bytes == size
-    assert peak < size / 2
+    assert peak < size / 2 + table
 
 
-def test_a_thinner_sample_of_shingles_still_finds_copies(monkeypatch):
-    monkeypatch.setattr(held_out_module, "MOST", 400)
-    group = near_duplicates([essay(i % 9, 3000) for i in range(12)])
+def test_however_thin_the_sample_copies_are_found(monkeypatch):
+    monkeypatch.setattr(held_out_module, "MOST", 10)
+    group = near_duplicates([essay(i % 9, 300 + 5 * i).upper() + "!" * i for i in range(12)])
     assert group[9:].tolist() == group[:3].tolist()
     assert len(np.unique(group)) == 9
+
+
+def test_copies_too_short_for_a_shingle_have_one_group():
+    assert near_duplicates(["a", "b", "a", "", ""]).tolist() == [0, 1, 0, 3, 3]
+
+
+def test_what_cannot_be_read_leaves_no_file_open(tmp_path):
+    (tmp_path / "text").write_bytes(b"abc\xff")
+    with pytest.raises(ValueError, match="is not utf-8: byte 3"):
+        prepare(DataConfig(corpus=str(tmp_path / "text")), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
 @given(st.lists(st.text()), st.integers(-9, 9))

@@ -21,9 +21,13 @@ class Spool(Sequence[str]):
     def __init__(self, documents: Iterable[str], folder: str | Path):
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the sequence is)
         self._ends = array("q", [0])
-        for document in documents:
-            self._file.write(document.encode("utf-8", "surrogatepass"))
-            self._ends.append(self._file.tell())
+        try:
+            for document in documents:
+                self._file.write(document.encode("utf-8", "surrogatepass"))
+                self._ends.append(self._file.tell())
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self):
         return self

@@ -80,7 +80,7 @@ def _rounded_matmul_backward(saved, d_y):
 
 
 def _sum_of_outer_products(x, d_y):
-    """xᵀ d_y, the narrower factor first: on a CPU, 9.6 ms against 4.1 for 768 rows of 2048 beside 128.
+    """xᵀ d_y, its rows the narrower of the two widths: of 768 × 128 and 768 × 2048, 4.1 ms on a CPU; transposed, 9.6.
 
     The barrier keeps the compiler from folding a transposition that follows into the product, which turns it around.
     """

@@ -30,7 +30,10 @@ class CharacterTokenizer(Tokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], special_tokens: Iterable[str] = ()) -> "CharacterTokenizer":
         """The tokenizer whose alphabet is all the characters of some texts."""
-        return cls(set().union(*texts), special_tokens)
+        alphabet = set()
+        for text in texts:
+            alphabet.update(text)
+        return cls(alphabet, special_tokens)
 
     def _encode(self, text):
         ids = self._ids[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]

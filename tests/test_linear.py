@@ -93,3 +93,11 @@ def test_output_and_gradient_have_the_dtype_of_the_input_whatever_those_of_weigh
     y, vjp = jax.vjp(linear, params, jnp.ones((4, 3), of_x))
     d_params, d_x = vjp(y)
     assert (y.dtype, d_x.dtype, d_params.w.dtype) == (of_x, of_x, of_w)
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+@pytest.mark.parametrize(("i", "o"), [(3, 7), (7, 3)])
+def test_the_product_of_a_weight_s_gradient_has_the_narrower_width_as_its_rows(i, o, rows):
+    x, w = jnp.ones((rows, i)), jnp.ones((i, o))
+    *_, (_, _, result) = dots(jax.make_jaxpr(jax.grad(lambda w: matmul(x, w).sum()))(w).jaxpr, of="shape")
+    assert result == str((3, 7))

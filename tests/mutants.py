@@ -133,7 +133,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             yield other(value=10 * value if value else 1.0)
             yield other(value=value / 10 if value else -1.0)
         case ast.Assign(targets=[ast.Tuple(elts=[first, second, *rest]) as target], value=value):
-            if "random.split" not in ast.unparse(value):  # two keys are as good either way
+            if "random.split" not in ast.unparse(value) and not _same(value):  # two keys are as good either way
                 yield other(targets=[ast.Tuple([second, first, *rest], target.ctx)])
         case ast.Return(value=ast.Tuple(elts=[first, second, *rest])):
             yield other(value=ast.Tuple([second, first, *rest], ast.Load()))
@@ -156,6 +156,16 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             for keyword in keywords:
                 if keyword.arg in DROPPED_KEYWORDS:
                     yield other(keywords=[k for k in keywords if k is not keyword])
+
+
+def _same(value):
+    """Whether the first two of several values are written alike: `np.zeros(n), np.zeros(n)`."""
+    match value:
+        case ast.Tuple(elts=[first, second, *_]):
+            return ast.dump(first) == ast.dump(second)
+        case ast.GeneratorExp(generators=[ast.comprehension(target=ast.Name(id="_"))]):
+            return True
+    return False
 
 
 def _first_line(node):

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.mutants import Mutant, mutants_of
@@ -34,13 +35,16 @@ SAMPLE_MODULES, SAMPLE_MUTANTS, SAMPLE_SECONDS = 6, 20, 110  # CI's: so many of 
 BAR = 0.95
 
 
-def run(mutants: list[Mutant], seconds: float) -> dict[str, str]:
-    """Mutant's name -> the test that noticed it, or "survived"; two workers, and one that hangs is replaced."""
+def run(mutants: list[Mutant], seconds: float, tell: Callable[[dict[str, str]], None] = lambda _: None):
+    """Mutant's name -> the test that noticed it, or "survived"; two workers, and one that hangs is replaced.
+
+    `tell` is called with what is known so far, again and again.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return _run(mutants, time.monotonic() + seconds, Path(folder))
+        return _run(mutants, time.monotonic() + seconds, Path(folder), tell)
 
 
-def _run(mutants, until, folder):
+def _run(mutants, until, folder, tell):
     outcomes = {}
     shares = [[m.name for m in mutants][start::2] for start in range(2)]
     workers = [_Worker(share, until, folder) for share in shares if share]
@@ -51,6 +55,7 @@ def _run(mutants, until, folder):
                 outcomes[name] = outcome
                 if outcome == "survived":
                     print(f"survived: {name}", flush=True)
+                tell(outcomes)
             if worker.process.poll() is not None and (name := worker.current) is not None:
                 outcomes[name] = f"the process ended with {worker.process.returncode}"
             elif worker.process.poll() is None and time.monotonic() > until + ALARM:
@@ -58,6 +63,7 @@ def _run(mutants, until, folder):
             elif worker.process.poll() is None and worker.is_stuck():
                 worker.process.kill()
                 outcomes[worker.current] = "an endless loop"
+                tell(outcomes)
             if worker.process.poll() is not None:
                 workers.remove(worker)
                 rest = [name for name in worker.share if name not in outcomes]
@@ -98,6 +104,25 @@ class _Worker:
 
     def is_stuck(self):
         return self.current is not None and time.monotonic() - self.since > 20 * ALARM
+
+
+def run_modules(paths: list[str], seconds: float, explained: set[str]) -> dict[str, str]:
+    """The outcomes of the modules that were gone through to the end, each kept as soon as it was."""
+    mutants = {path: mutants_of(path, ROOT) for path in paths}
+    outcomes, waiting = {}, {path: [mutant.name for mutant in own] for path, own in mutants.items()}
+
+    def keep_what_is_whole(found):
+        for path, names in list(waiting.items()):
+            if all(name in found or name in explained for name in names):
+                own = {name: found.get(name, "survived") for name in waiting.pop(path)}
+                keep(path, own)
+                outcomes.update(own)
+
+    tried = [mutant for own in mutants.values() for mutant in own if mutant.name not in explained]
+    keep_what_is_whole(run(tried, seconds, keep_what_is_whole))
+    if waiting:
+        print(f"No time was left for all mutants of {', '.join(waiting)}.")
+    return outcomes
 
 
 def listed() -> set[str]:
@@ -164,7 +189,6 @@ def main():
     options = parser.parse_args()
     if options.worker:
         return work(options.worker[0], float(options.worker[1]))
-    outcomes, until = {}, time.monotonic() + 60 * options.budget
     if options.changed:
         mutants = sample(changed_since(options.changed))
         outcomes = run(mutants, SAMPLE_SECONDS)
@@ -172,17 +196,8 @@ def main():
     else:
         done = json.loads(RESULTS.read_text()) if options.all and RESULTS.exists() else {}
         paths = options.module or [p for p in targets() if done.get(p, {}).get("digest") != digest(p)]
-        explained = listed() if options.all else set()  # to miss them again would take most of the time
-        for path in paths:
-            if time.monotonic() > until:
-                print(f"No time was left for {path} and what follows it.")
-                break
-            mutants = mutants_of(path, ROOT)
-            found = {mutant.name: "survived" for mutant in mutants if mutant.name in explained}
-            found |= run([mutant for mutant in mutants if mutant.name not in explained], until - time.monotonic())
-            outcomes |= found
-            if len(found) == len(mutants):
-                keep(path, found)
+        # To miss again what is explained would take most of the time.
+        outcomes = run_modules(paths, 60 * options.budget, explained=listed() if options.all else set())
     table(outcomes)
     alive = {name for name, outcome in outcomes.items() if outcome == "survived"}
     unexplained = sorted(alive - listed())

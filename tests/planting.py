@@ -175,7 +175,6 @@ def work(orders: str, seconds: float):
     """What a worker does: run the mutants named in a file, one line of JSON for each event."""
     by_name = {mutant.name: mutant for path in targets() for mutant in mutants_of(path, ROOT)}
     mutants = [by_name[name] for name in json.loads(Path(orders).read_text())]
-    out = os.fdopen(os.dup(1), "w")  # pytest and the tests print where they like
 
     def report(name, outcome):
         print(json.dumps([name, outcome]), file=out, flush=True)
@@ -184,6 +183,7 @@ def work(orders: str, seconds: float):
     plugins = ("xdist", "cacheprovider", "terminal", "unraisableexception")  # an alarm within a finaliser is none
     options = [*(f"-pno:{plugin}" for plugin in plugins), "--doctest-modules", "-o", "addopts=", "-m", "not slow"]
     options.append("--assert=plain")
-    with open(os.devnull, "w") as nowhere:
+    # pytest and the tests print where they like: to nowhere.
+    with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(1), "w") as out:
         os.dup2(nowhere.fileno(), 1)
         return pytest.main([*options, *files], plugins=[Runner(mutants, report, seconds)])

@@ -30,7 +30,7 @@ QUICK = bool(os.environ.get("MINILM_QUICK"))
 # tokens, frequent pieces of words, by byte-pair encoding.
 
 # %%
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     corpus = prepare(DataConfig(), folder)
     tokenizer = load(f"{folder}/tokenizer.json")
     train, held_out = (np.array(part.tokens) for part in corpus)

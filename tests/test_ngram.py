@@ -102,11 +102,33 @@ def test_what_is_generated_was_seen_where_nothing_is_left_for_what_was_not():
     assert (ngram.generate(model, text[:2], 40, np.random.default_rng(0)) == written).all()
 
 
+@every_kind
+@pytest.mark.parametrize("length", range(6))
+def test_what_is_generated_hears_all_of_its_history(kind, length):
+    rng = np.random.default_rng(3)
+    model, prompt = KINDS[kind](rng.integers(0, V, 400), 5), rng.integers(0, V, length)
+    drawn = [ngram.generate(model, prompt, 1, np.random.default_rng(seed))[0] for seed in range(40)]
+    p = ngram.distribution(model, prompt)
+    assert drawn == [np.random.default_rng(seed).choice(V, p=p / p.sum()) for seed in range(40)]
+
+
 def test_ids_out_of_range_and_texts_too_short_are_named():
     with pytest.raises(ValueError, match="must lie between 0 and 6, but run from 3 to 7"):
         ngram.kneser_ney(np.array([3, 7]), 1, V)
     with pytest.raises(ValueError, match="as many tokens or more"):
         ngram.backoff(np.array([3, 5]), 3, V)
+    with pytest.raises(ValueError, match="k must be greater than 0"):
+        ngram.add_k(np.array([3, 5]), 2, V, 0.0)
+    for discounts in [(0.5,), (0.5, 1.5), (-0.1, 0.5)]:
+        with pytest.raises(ValueError, match="between 0 and 1 is needed for each of 2 orders"):
+            ngram.kneser_ney(np.array([3, 5]), 2, V, discounts)
+
+
+@every_kind
+def test_the_bytes_of_a_text_are_tokens(kind):
+    fit, text = KINDS[kind], bytes([1, 2, 3, 1, 2, 4])
+    tokens = np.frombuffer(text, np.uint8)
+    assert ngram.perplexity(fit(text, 2), text) == ngram.perplexity(fit(tokens, 2), tokens)
 
 
 class ByDictionaries:

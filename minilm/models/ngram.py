@@ -36,7 +36,7 @@ class NGram(NamedTuple):
 # ── what is taken, and what is counted ───────────────────────────────────────────────────────────────────────────────
 
 
-def add_k(tokens: np.ndarray, order: int, vocab_size: int, k: float = 1.0) -> NGram:
+def add_k(tokens: np.ndarray | bytes, order: int, vocab_size: int, k: float = 1.0) -> NGram:
     r"""Every n-gram is taken to have occurred k times more than it did; k = 1 is Laplace's rule of succession.
 
     $$ P(w \mid h) = \frac{c(h w) + k}{c(h) + k V} $$
@@ -52,6 +52,8 @@ def add_k(tokens: np.ndarray, order: int, vocab_size: int, k: float = 1.0) -> NG
     >>> distribution(add_k(np.array([0, 1, 0, 1, 0, 2]), 2, 3), np.array([0])).round(3).tolist()
     [0.167, 0.5, 0.333]
     """
+    if not k > 0:
+        raise ValueError(f"k must be greater than 0, or what was never seen is impossible; it is {k}.")
     *lower, (table, counts) = _with_occurrences(_count(tokens, order, vocab_size))
     total = table.sum_by_context(counts)
     levels = [Level(t.keys, np.zeros(len(t.keys)), np.ones(t.n_contexts)) for t, _ in lower]
@@ -59,7 +61,7 @@ def add_k(tokens: np.ndarray, order: int, vocab_size: int, k: float = 1.0) -> NG
     return NGram((*levels, Level(table.keys, share, k * vocab_size / (total + k * vocab_size))), vocab_size)
 
 
-def backoff(tokens: np.ndarray, order: int, vocab_size: int) -> NGram:
+def backoff(tokens: np.ndarray | bytes, order: int, vocab_size: int) -> NGram:
     r"""Katz's backoff with an absolute discount: the shorter context speaks only of what the longer one never saw.
 
     $$ P(w \mid h) = \begin{cases} (c(h w) - D) / c(h) & c(h w) > 0 \\ \alpha(h)\, P(w \mid h') & \text{else}
@@ -86,7 +88,9 @@ def backoff(tokens: np.ndarray, order: int, vocab_size: int) -> NGram:
     return NGram(tuple(levels), vocab_size)
 
 
-def kneser_ney(tokens: np.ndarray, order: int, vocab_size: int, discounts: Sequence[float] | None = None) -> NGram:
+def kneser_ney(
+    tokens: np.ndarray | bytes, order: int, vocab_size: int, discounts: Sequence[float] | None = None
+) -> NGram:
     r"""Interpolated Kneser-Ney: shorter contexts count in how much company a token is found, not how often.
 
     $$ P_k(w \mid h) = \frac{\max(c_k(h w) - D_k, 0) + D_k\, N_k(h \cdot)\, P_{k-1}(w \mid h')}{c_k(h)},
@@ -109,6 +113,8 @@ def kneser_ney(tokens: np.ndarray, order: int, vocab_size: int, discounts: Seque
     >>> distribution(kneser_ney(np.array([0, 1, 0, 1, 0, 2]), 2, 3), np.array([0])).round(3).tolist()
     [0.056, 0.639, 0.306]
     """
+    if discounts is not None and not (len(discounts) >= order and all(0 <= D <= 1 for D in discounts)):
+        raise ValueError(f"A discount between 0 and 1 is needed for each of {order} orders, but {discounts} came.")
     levels = []
     for k, (table, c) in enumerate(_with_company(_count(tokens, order, vocab_size))):
         D = _discount(c) if discounts is None else discounts[k]
@@ -118,7 +124,7 @@ def kneser_ney(tokens: np.ndarray, order: int, vocab_size: int, discounts: Seque
     return NGram(tuple(levels), vocab_size)
 
 
-def modified_kneser_ney(tokens: np.ndarray, order: int, vocab_size: int) -> NGram:
+def modified_kneser_ney(tokens: np.ndarray | bytes, order: int, vocab_size: int) -> NGram:
     r"""Kneser-Ney with three discounts: what was counted once or twice is trusted less than its discount says.
 
     $$ P_k(w \mid h) = \frac{c_k(h w) - D(c_k(h w)) + \sum_j D_j N_j(h \cdot)\, P_{k-1}(w \mid h')}{c_k(h)} $$
@@ -143,7 +149,7 @@ def modified_kneser_ney(tokens: np.ndarray, order: int, vocab_size: int) -> NGra
 # ── what a model says ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def log_probability(model: NGram, tokens: np.ndarray) -> np.ndarray:
+def log_probability(model: NGram, tokens: np.ndarray | bytes) -> np.ndarray:
     """log P of each token given those before it in the array, `(t,)` in nats; the first ones have shorter contexts.
 
     >>> model = kneser_ney(np.array([0, 1, 0, 1, 0, 2]), order=2, vocab_size=3)
@@ -158,7 +164,7 @@ def log_probability(model: NGram, tokens: np.ndarray) -> np.ndarray:
     return np.log(p)
 
 
-def perplexity(model: NGram, tokens: np.ndarray) -> float:
+def perplexity(model: NGram, tokens: np.ndarray | bytes) -> float:
     r"""Among how many equally likely tokens the model is left to choose, on average.
 
     $$ \exp\left(-\frac1t \sum_i \log P(w_i \mid h_i)\right) $$
@@ -188,11 +194,11 @@ def generate(model: NGram, prompt: np.ndarray, n: int, rng: np.random.Generator)
     >>> generate(model, np.array([2]), 5, np.random.default_rng(0)).tolist()
     [0, 1, 2, 0, 1]
     """
-    text = list(np.asarray(prompt))
+    text = np.asarray(prompt, int)
     for _ in range(n):
-        p = distribution(model, np.array(text[len(text) - len(model.levels) + 1 :], int))
-        text.append(rng.choice(model.vocab_size, p=p / p.sum()))
-    return np.array(text[len(text) - n :], int)
+        p = distribution(model, text)
+        text = np.append(text, rng.choice(model.vocab_size, p=p / p.sum()))
+    return text[len(text) - n :]
 
 
 def _interpolate(level, context, tokens, p, vocab_size):

@@ -6,6 +6,7 @@
 of its config and its corpus: interrupted and resumed, it ends with the same bits.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -63,7 +64,12 @@ def train(config: TrainConfig, console: Console | None = None) -> Result:
     """Begin a run in a new folder: read the corpus, learn a tokenizer, train, measure, write samples."""
     run_folder.model_named(check(config).architecture.model)
     folder = run_folder.new_folder(config)
-    corpus = prepare(config.data, folder)
+    try:
+        corpus = prepare(config.data, folder)
+    except BaseException:
+        with contextlib.suppress(OSError):  # it holds something: then it stays
+            folder.rmdir()
+        raise
     check_lengths(corpus, config.architecture.context_length)
     run_folder.write_model(folder, config.architecture, corpus.train.vocab_size)
     run_folder.write_config(folder, config)

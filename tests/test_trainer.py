@@ -21,7 +21,7 @@ from rich.console import Console
 
 from minilm import checkpoint, optimizers, run_folder, trainer
 from minilm.checkpoint import CheckpointError
-from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, check, from_json, to_json
+from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, check, from_json, to_json
 from minilm.history import History
 from minilm.panel import Pace, Panel, Reading
 from minilm.trainer import NotFiniteError, resume, train
@@ -350,3 +350,10 @@ def test_a_signal_saves_and_prints_the_command_that_continues(text, tmp_path, nu
     assert f"Interrupted; step {step} is saved." in printed
     assert f"minilm train --resume {folder}\n" in printed
     assert resume(folder, replace(told, steps=step + 1), console=quiet()).step == step + 1
+
+
+def test_a_corpus_that_cannot_be_read_leaves_no_run_behind(tmp_path):
+    config = TrainConfig(data=DataConfig(corpus=str(tmp_path / "nowhere")), folder=str(tmp_path / "run"))
+    with pytest.raises(FileNotFoundError, match="no file, folder or match"):
+        trainer.train(config)
+    assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ TESTS = {
     "feed_forward": ["activation"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
-COMPILED = ("unroll", "generation", "sampling")
+COMPILED = ("blockwise", "unroll", "generation", "sampling")
 DEFAULTS = "tests/test_architecture.py::test_the_reference_takes_the_same_arguments_with_the_same_defaults"
 ALARM = 20  # seconds of computing that a test may take; an endless loop is a bug noticed
 

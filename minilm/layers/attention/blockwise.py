@@ -124,7 +124,7 @@ def _attention_backward(blocks, saved, d_out):
     visited = _visited(blocks, query, key, rule)
     shift = (d_o.astype(wide) * o).sum(-1) - d_lse
     lse = jnp.where(jnp.isneginf(lse), 0, lse)
-    d_o, scale = d_o.astype(v.dtype), 1 / math.sqrt(q.shape[-1])
+    scale = 1 / math.sqrt(q.shape[-1])
 
     def key_tile(j, carry):
         d_q, d_k, d_v, d_bias = carry

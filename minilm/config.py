@@ -31,7 +31,7 @@ class ModelConfig:
     """The architecture and its sizes."""
 
     model: str = "gpt"
-    """A module of minilm.models that offers init, apply and loss: gpt (GPT-2) or modern."""
+    """A module of minilm.models: gpt (GPT-2), modern, or another of its table MODELS, such as mlp_lm."""
     n_layers: int = 4
     """Blocks, each of attention and feed-forward."""
     n_heads: int = 4

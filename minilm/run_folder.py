@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm.config import ModelConfig, TrainConfig, from_json, to_json
+from minilm.models import MODELS
 
 
 def new_folder(config: TrainConfig) -> Path:
@@ -66,13 +67,9 @@ def model_named(name: str) -> Any:
     >>> model_named("gpt").__name__
     'minilm.models.gpt'
     """
-    if re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        try:
-            return importlib.import_module(f"minilm.models.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"minilm.models.{name}":
-                raise
-    raise ValueError(f"There is no model {name!r} in minilm.models.")
+    if name not in MODELS:
+        raise ValueError(f"There is no model {name!r} in minilm.models; there are {', '.join(MODELS)}.")
+    return importlib.import_module(f"minilm.models.{name}")
 
 
 def model_config(architecture: ModelConfig, vocab_size: int) -> Any:

@@ -112,6 +112,27 @@ def tokenize(arguments: list[str]) -> int | None:
     return 0
 
 
+def fetch(arguments: list[str]) -> int | None:
+    """List the data sets, or take one and print its folder, alone on standard output."""
+    chosen = parse("fetch", arguments)
+    from minilm.data.datasets import DATASETS
+    from minilm.data.fetch import cache_folder, fetch, is_here
+
+    if chosen.name and chosen.name not in DATASETS:
+        close = nearest(chosen.name, DATASETS)
+        raise UsageError(f"There is no data set {chosen.name!r}{close}; there are {', '.join(DATASETS)}.")
+    if chosen.name:
+        print(fetch(chosen.name))
+        return 0
+    for name, dataset in DATASETS.items():
+        print(f"{name:18}{dataset.about}")
+        print(f"{'':18}{dataset.source.size / 1e6:.1f} MB from {dataset.source}")
+        print(f"{'':18}{dataset.terms}; see {dataset.home}")
+        print(f"{'':18}{'in the cache' if is_here(dataset) else 'not taken yet'}\n")
+    print(f"minilm fetch NAME takes one into {cache_folder() / 'data'}, where it stays.")
+    return 0
+
+
 def bench(arguments: list[str]) -> int | None:
     """Run a benchmark, or list them with their committed results."""
     import subprocess
@@ -171,7 +192,14 @@ def info(arguments: list[str]) -> int | None:
     return 0
 
 
-COMMANDS = {"train": train, "generate": generate, "tokenize": tokenize, "bench": bench, "info": info}
+COMMANDS = {
+    "train": train,
+    "generate": generate,
+    "tokenize": tokenize,
+    "fetch": fetch,
+    "bench": bench,
+    "info": info,
+}
 
 
 # ── what the commands share ──────────────────────────────────────────────────────────────────────────────────────────
@@ -180,10 +208,10 @@ COMMANDS = {"train": train, "generate": generate, "tokenize": tokenize, "bench":
 def _prepare():
     """What must be settled before JAX loads: the allocator, and where compiled programs are kept from run to run."""
     from minilm import allocator
+    from minilm.data.fetch import cache_folder
 
     allocator.tune()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minilm" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 

@@ -76,6 +76,14 @@ class Tokenize:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """List the data sets that can be taken, with their size and terms, or take one into minilm's cache."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
+    """Which data set to take; its folder is printed. Without a name they are listed."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """List the benchmarks of the repository and their committed results, or run one."""
 
@@ -97,7 +105,14 @@ class Info:
     """Measure this machine's speed, which takes about a second; without it the times stand for other machines only."""
 
 
-KINDS: dict[str, Any] = {"train": Train, "generate": Generate, "tokenize": Tokenize, "bench": Bench, "info": Info}
+KINDS: dict[str, Any] = {
+    "train": Train,
+    "generate": Generate,
+    "tokenize": Tokenize,
+    "fetch": Fetch,
+    "bench": Bench,
+    "info": Info,
+}
 
 EXAMPLES = {
     "train": """
@@ -114,6 +129,12 @@ minilm generate "The" --beams 4                the likeliest text that four beam
 minilm tokenize "A class is"                   pieces and ids
 minilm tokenize "naïve 🙂" --tokenizer byte    its bytes
 cat README.md | minilm tokenize - --ids-only   the ids alone, for a pipe""",
+    "fetch": """
+minilm fetch                                   what there is, how large, and under which terms
+minilm fetch shakespeare                       take it, once, and print its folder
+minilm train --corpus "$(minilm fetch shakespeare)"
+MINILM_HOME=/data minilm fetch cmudict         keep it there, and not in ~/.cache/minilm
+MINILM_OFFLINE=1 minilm fetch cmudict          never touch the network""",
     "bench": """
 minilm bench                                   what there is, and what was measured
 minilm bench training_step                     measure it here""",
@@ -131,6 +152,7 @@ commands:
   train      train a language model; with no flag, a small GPT in about three minutes
   generate   continue a text with a trained model
   tokenize   show the tokens of a text, and their ids
+  fetch      list the data sets, or take one
   bench      list the benchmarks and their results, or run one
   info       show the devices; plan a model's memory and time
 

@@ -115,17 +115,6 @@ def make_evaluate(loss: Callable) -> Callable:
     return evaluate
 
 
-def bits_per_byte(nats: float, n_bytes: int) -> float:
-    r"""The loss on a text in bits for each of its bytes, which no choice of tokenizer can flatter.
-
-    $$ \frac{\text{nats}}{\ln 2 \cdot \text{bytes}} $$
-
-    >>> bits_per_byte(nats=math.log(256) * 10, n_bytes=10)
-    8.0
-    """
-    return nats / math.log(2) / n_bytes
-
-
 class EarlyStopping(NamedTuple):
     """The best loss on held-out text so far, at which step it was reached, and how many measurements ago.
 

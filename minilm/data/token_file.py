@@ -1,7 +1,6 @@
 """Tokens on disk, memory-mapped, so that a corpus may exceed memory."""
 
 import json
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minilm.data.tokenizers.base import Tokenizer
+from minilm.metrics.likelihood import bits_per_byte
 
 FORMAT = 1
 
@@ -34,7 +34,7 @@ class TokenFile(NamedTuple):
 
     def bits_per_byte(self, nats_per_token: float) -> float:
         """A mean loss over all targets, in nats, as bits per byte of text: comparable across tokenizers."""
-        return nats_per_token / math.log(2) * (len(self.tokens) - 1) / self.n_bytes
+        return bits_per_byte(nats_per_token * (len(self.tokens) - 1), self.n_bytes)
 
 
 def write_tokens(documents: Iterable[str], tokenizer: Tokenizer, path: str | Path) -> TokenFile:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minilm.metrics import likelihood
+
 
 class Level(NamedTuple):
     """What is known of the n-grams of one order. A context is an n-gram of the order below; both are numbered from 0.
@@ -172,7 +174,7 @@ def perplexity(model: NGram, tokens: np.ndarray | bytes) -> float:
     >>> round(perplexity(add_k(np.array([0, 1, 2]), order=1, vocab_size=3), np.array([2, 0, 1, 1])), 6)
     3.0
     """
-    return float(np.exp(-log_probability(model, tokens).mean()))
+    return likelihood.perplexity(-log_probability(model, tokens).sum(), len(tokens))
 
 
 def distribution(model: NGram, context: np.ndarray) -> np.ndarray:

@@ -135,7 +135,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Assign(targets=[ast.Tuple(elts=[first, second, *rest]) as target], value=value):
             if "random.split" not in ast.unparse(value) and not _same(value):  # two keys are as good either way
                 yield other(targets=[ast.Tuple([second, first, *rest], target.ctx)])
-        case ast.Return(value=ast.Tuple(elts=[first, second, *rest])):
+        case ast.Return(value=ast.Tuple(elts=[first, second, *rest]) as value) if not _same(value):
             yield other(value=ast.Tuple([second, first, *rest], ast.Load()))
         case ast.Attribute(value=value, attr="T"):
             yield value
@@ -173,7 +173,7 @@ def _first_line(node):
 
 
 def _bare(function):
-    """Without decorators, annotations, docstring and the words of errors."""
+    """Without decorators, annotations, docstring, the words of errors, and `strict=`."""
     function.decorator_list, function.returns = [], None
     if ast.get_docstring(function):
         function.body = function.body[1:] or [ast.Pass()]
@@ -182,4 +182,6 @@ def _bare(function):
             node.annotation = None
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             node.exc = node.exc.func
+        elif isinstance(node, ast.Call):  # what only guards
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
     return function

@@ -13,6 +13,7 @@ from minilm.layers.attention.core import Dense, scores
 from minilm.layers.attention.masks import Causal, Dilated, Everything, Padding, Prefix, SameDocument, SlidingWindow
 from minilm.layers.attention.multi_head import init_multi_head, multi_head
 from minilm.shapes import Tokens
+from tests.programs import arithmetic, dots
 from tests.strategies import keys, seeds
 from tests.test_masks import rules
 from tests.tolerances import FORMULA, LAYER, assert_close
@@ -141,10 +142,22 @@ def test_products_are_of_half_precision_and_their_sums_are_not():
     tiled = value_and_gradients(Blockwise(Causal(), None, 4, 3), *half, query, key)
     assert {leaf.dtype for leaf in jax.tree.leaves(tiled)} == {jnp.dtype(jnp.bfloat16)}
     assert_close(tiled, exact, LAYER, jnp.bfloat16)
-    jaxpr = str(jax.make_jaxpr(value_and_gradients)(Blockwise(Causal(), None, 4, 3), *half, query, key))
-    products = [line for line in jaxpr.splitlines() if "dot_general" in line]
+    jaxpr = jax.make_jaxpr(value_and_gradients)(Blockwise(Causal(), None, 4, 3), *half, query, key).jaxpr
+    products = list(dots(jaxpr))
     assert len(products) >= 7
-    assert all("f32[" in line.split("=")[0] for line in products)
+    assert set(products) == {("bfloat16", "bfloat16", "float32")}
+    assert "bfloat16" not in arithmetic(jaxpr)
+
+
+def test_the_gradient_of_a_bias_is_in_its_own_precision():
+    query, key = Tokens.arange(T, start=4), Tokens.arange(S)
+    bias = jax.tree.map(lambda slopes: slopes.astype(jnp.float32), ALIBI)
+    tiled, dense = (
+        value_and_gradients(attend, *drawn(jax.random.key(8)), query, key)[1][-1]
+        for attend in (Blockwise(Causal(), bias, 4, 3), Dense(Causal(), bias))
+    )
+    assert tiled.slopes.dtype == jnp.float32
+    assert_close(tiled, dense, LAYER, jnp.float32)
 
 
 def test_multi_head_is_the_same_in_tiles_with_a_place_for_each_sequence():

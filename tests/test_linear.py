@@ -8,18 +8,9 @@ from hypothesis import given
 
 from minilm.layers.feed_forward import init_glu, init_mlp, mlp, swiglu
 from minilm.layers.linear import init_linear, linear, matmul
+from tests.programs import dots
 from tests.strategies import seeds
 from tests.tolerances import REDUCTION, assert_close
-
-
-def dots(jaxpr, of="dtype"):
-    """The dtypes, or the ranks, of (left, right, result) of every matrix product of a jaxpr, however deep."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield tuple(str(getattr(v.aval, of)) for v in (*equation.invars, *equation.outvars))
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                yield from dots(getattr(inner, "jaxpr", inner), of)
 
 
 def products_of_training(f, params, x):

@@ -15,6 +15,7 @@ from minilm.losses import (
     token_cross_entropy,
     z_loss,
 )
+from minilm.reference import losses as reference
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, LAYER, assert_close
 
@@ -64,6 +65,14 @@ def test_no_weights_count_every_token_once_and_booleans_are_numbers(loss):
     z, y, w = example(1)
     assert_close(loss(z, y)[0], loss(z, y, jnp.ones(T))[0], LAYER)
     assert_close(loss(z, y, w > 0)[0], loss(z, y, (w > 0).astype(float))[0], LAYER)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "label_smoothed_cross_entropy", "z_loss", "chunked_cross_entropy"])
+def test_by_hand_too_no_weights_count_every_token_once(name):
+    z, y, _ = map(np.asarray, example(1))
+    arguments = {"z_loss": (z,), "chunked_cross_entropy": (z, np.eye(N), y)}.get(name, (z, y))
+    by_hand = getattr(reference, name)
+    assert by_hand(*arguments)[0] == by_hand(*arguments, np.ones(T))[0]
 
 
 @every_loss

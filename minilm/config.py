@@ -37,7 +37,11 @@ class ModelConfig:
     n_heads: int = 4
     """Attention heads; they share the width d_model."""
     d_model: int = 128
-    """The width of the residual stream."""
+    """The width of the residual stream, and of a token's vector."""
+    d_hidden: int = 256
+    """The width of the hidden layer of mlp_lm, and of the state of rnn_lm."""
+    cell: Literal["elman", "gru", "lstm"] = "lstm"
+    """What rnn_lm rewrites its state by."""
     context_length: int = 128
     """How many tokens the model sees at once."""
     dropout: float = 0.0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.data.batching import Batches, evaluation_batches, permuted
+from minilm.data.batching import Batches, ConsecutiveBatches, evaluation_batches, permuted
 
 seeds = st.integers(0, 2**63)
 
@@ -90,3 +90,46 @@ def test_wrong_sizes_axes_and_steps_are_refused_in_a_sentence():
         Batches(np.zeros((3, 3)), 1, 2)
     with pytest.raises(ValueError, match="step -1 was asked for"):
         Batches(np.arange(9), 2, 2).batch(-1)
+
+
+# ── consecutive windows ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.integers(6, 100), st.integers(1, 5), st.integers(1, 7), st.integers(0, 50))
+def test_a_row_goes_on_where_it_stood(length, t, b, step):
+    tokens = np.random.default_rng(0).permutation(length)
+    batches = ConsecutiveBatches(tokens, t, b)
+    now, then = batches.batch(step), batches.batch(step + 1)
+    assert (now.targets[:, -1] == then.tokens[:, 0]).all()
+    assert (now.targets[:, :-1] == now.tokens[:, 1:]).all()
+    assert now.tokens.shape == now.targets.shape == now.weights.shape == (b, t)
+    assert now.tokens.dtype == now.targets.dtype == np.int32
+    assert (now.weights == 1).all()
+
+
+@given(st.integers(6, 100), st.integers(1, 5), st.integers(1, 7))
+def test_every_row_reads_the_whole_text_as_a_circle(length, t, b):
+    batches = ConsecutiveBatches(np.arange(length), t, b)
+    rows = np.concatenate([batches.batch(step).tokens for step in range(2 * length // t + 1)], axis=1)
+    assert (np.diff(rows) % length == 1).all()
+    assert rows.shape[1] >= 2 * length
+    assert (rows[:, 0] == np.arange(b) * length // b).all()
+
+
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(1, 7))
+def test_together_the_rows_read_each_token_once_where_windows_divide_the_text(n_windows, t, b):
+    length = n_windows * t * b
+    batches = ConsecutiveBatches(np.arange(length), t, b)
+    targets = np.concatenate([batches.batch(step).targets.ravel() for step in range(n_windows)])
+    assert sorted(targets) == list(range(length))
+
+
+def test_a_consecutive_batch_depends_on_its_step_alone():
+    tokens = np.arange(1000, dtype=np.uint16)
+    batches = ConsecutiveBatches(tokens, 7, 3)
+    batches.batch(5)
+    assert (batches.batch(10**9).tokens == ConsecutiveBatches(tokens, 7, 3).batch(10**9).tokens).all()
+    with pytest.raises(ValueError, match="step -1 was asked for"):
+        batches.batch(-1)
+    with pytest.raises(ValueError, match="has 7 tokens, fewer than the 8 of one context"):
+        ConsecutiveBatches(np.arange(7), 7, 3)

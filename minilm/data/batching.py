@@ -65,8 +65,7 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of step 0, 1, 2, ...; any step at once, without those before it."""
-        if step < 0:
-            raise ValueError(f"Steps count from 0, but step {step} was asked for.")
+        _check_step(step)
         epoch, index = np.divmod(step * self.batch_size + np.arange(self.batch_size), self.n_windows)
         return self._windows([self._start(int(e), int(i)) for e, i in zip(epoch, index, strict=True)])
 
@@ -78,6 +77,45 @@ class Batches:
     def _windows(self, starts):
         rows = np.stack([self.tokens[start : start + self.context_length + 1] for start in starts]).astype(np.int32)
         return Batch(rows[:, :-1], rows[:, 1:], np.ones((len(starts), self.context_length), np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class ConsecutiveBatches:
+    r"""An endless sequence of batches in which each row goes on where it stood: for a model that carries its state.
+
+    The text is a circle of N tokens, and b readers go round it, each a b-th of the way ahead of the one before. At
+    every step each reads one window of t tokens:
+
+    $$ \text{tokens}_{j,i}(\text{step}) = \text{text}\left[\left(\lfloor j N / b \rfloor
+       + \text{step} \cdot t + i\right) \bmod N\right] $$
+
+    Thus every row reads all of the text in its order, again and again, and nothing tells it where an epoch ends but the
+    text's own end, after which it begins anew. `batch(step)` depends on step alone.
+
+    Args:
+      tokens: one axis of token ids, in memory or memory-mapped.
+      context_length: t, tokens of a window.
+      batch_size: b, rows.
+
+    >>> batches = ConsecutiveBatches(np.arange(10), context_length=3, batch_size=2)
+    >>> [batches.batch(step).tokens.tolist() for step in (0, 1)]
+    [[[0, 1, 2], [5, 6, 7]], [[3, 4, 5], [8, 9, 0]]]
+    """
+
+    tokens: np.ndarray
+    context_length: int
+    batch_size: int
+
+    def __post_init__(self):
+        _check(self.tokens, self.context_length, self.batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step 0, 1, 2, ...; any step at once, without those before it."""
+        _check_step(step)
+        n, t, b = len(self.tokens), self.context_length, self.batch_size
+        starts = np.arange(b) * n // b + step * t
+        rows = self.tokens[(starts[:, None] + np.arange(t + 1)) % n].astype(np.int32)
+        return Batch(rows[:, :-1], rows[:, 1:], np.ones((b, t), np.float32))
 
 
 def evaluation_batches(tokens: np.ndarray, context_length: int, batch_size: int) -> Iterator[Batch]:
@@ -137,6 +175,11 @@ def _hash(*numbers):
         h = ((h ^ h >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         h ^= h >> 31
     return h
+
+
+def _check_step(step):
+    if step < 0:
+        raise ValueError(f"Steps count from 0, but step {step} was asked for.")
 
 
 def _check(tokens, context_length, batch_size):

@@ -7,4 +7,5 @@ MODELS = {
     "gpt": "GPT-2: learned positions, layer norm before each branch, tied embedding (Radford et al., 2019)",
     "mlp_lm": "a neural n-gram: the last tokens' vectors, one hidden layer (Bengio et al., 2003)",
     "modern": "rotary positions, RMS norm, normalized queries and keys, squared ReLU",
+    "rnn_lm": "a recurrent network: one state, rewritten at every token by --cell elman, gru or lstm",
 }

@@ -8,7 +8,8 @@
 | `g`    | key/value head                       | `i`    | input width                        |
 | `r`    | query head per key/value head        | `h`    | hidden width of a recurrent cell   |
 | `k`    | query/key width of a head            | `o`    | output width                       |
-| `v`    | value width of a head                | `...`  | any leading axes                   |
+| `v`    | value width of a head                | `c`    | tag, class                         |
+|        |                                      | `...`  | any leading axes                   |
 
 `parallel.py` reads these letters off the parameters' annotations to place them on many devices, so a weight's
 annotation is not decoration. Inside a body, single letters are the paper's symbols.

@@ -12,6 +12,15 @@ from minilm.layers.activation import (
     squared_relu,
     tanh,
 )
+from minilm.layers.crf import (
+    CRFParams,
+    crf_log_likelihood,
+    crf_log_normalizer,
+    crf_marginals,
+    crf_score,
+    init_crf,
+    viterbi,
+)
 from minilm.layers.dropout import dropout
 from minilm.layers.embedding import embed, init_embedding, unembed
 from minilm.layers.feed_forward import GLUParams, MLPParams, geglu, glu, init_glu, init_mlp, mlp, reglu, swiglu
@@ -27,17 +36,23 @@ from minilm.layers.normalization import (
 from minilm.layers.position import init_learned, learned, rotary, rotary_interleaved, sinusoidal
 
 __all__ = [
+    "CRFParams",
     "GLUParams",
     "LayerNormParams",
     "LinearParams",
     "MLPParams",
     "RMSNormParams",
+    "crf_log_likelihood",
+    "crf_log_normalizer",
+    "crf_marginals",
+    "crf_score",
     "dropout",
     "embed",
     "geglu",
     "gelu",
     "gelu_tanh",
     "glu",
+    "init_crf",
     "init_embedding",
     "init_glu",
     "init_layer_norm",
@@ -65,4 +80,5 @@ __all__ = [
     "swiglu",
     "tanh",
     "unembed",
+    "viterbi",
 ]

@@ -1,0 +1,69 @@
+from itertools import pairwise, product
+
+import numpy as np
+from hypothesis import strategies as st
+
+from minilm.layers import crf
+from minilm.reference import crf as reference
+from tests.records import Record
+from tests.strategies import arrays, sizes, weights
+
+SIZES = sizes((5, 3, True), (1, 2, False))  # t, c, whether it may be padded
+
+
+@st.composite
+def crf_params(draw, c):
+    return crf.CRFParams(transitions=draw(weights(c, c)), start=draw(weights(c)), end=draw(weights(c)))
+
+
+@st.composite
+def field_arguments(draw, scale=1.0):
+    t, c, ragged = draw(SIZES)
+    length = np.asarray(draw(st.integers(0, t))) if ragged else None
+    return draw(crf_params(c)), draw(arrays(t, c, scale=scale)), length
+
+
+@st.composite
+def path_arguments(draw):
+    """A path whose padding holds what is no tag at all, and which is never so likely that log p has no digits left."""
+    params, emissions, length = draw(field_arguments(scale=0.25))
+    t, c = emissions.shape
+    tags = np.array([draw(st.integers(0, c - 1)) for _ in range(t)])
+    tags[t if length is None else length :] = draw(st.integers(-2, c + 1))
+    return params, emissions, tags, length
+
+
+def torch_log_normalizer(params, emissions, length=None):
+    """The sum over all paths, each by itself."""
+    import torch
+
+    n = len(emissions) if length is None else int(length)
+    transitions, start, end = map(torch.tensor, params)
+    scores = []
+    for path in product(range(len(start)), repeat=n):
+        steps = [*(emissions[t, y] for t, y in enumerate(path)), *(transitions[a, b] for a, b in pairwise(path))]
+        ends = [start[path[0]], end[path[-1]]] if n else []
+        scores.append(sum([*steps, *ends], torch.zeros((), dtype=torch.float64)))
+    return torch.logsumexp(torch.stack(scores), 0).numpy()
+
+
+RECORDS = (
+    Record(crf.crf_score, reference.crf_score, reference.crf_score_backward, path_arguments(), statistic=True),
+    Record(
+        crf.crf_log_normalizer,
+        reference.crf_log_normalizer,
+        reference.crf_log_normalizer_backward,
+        field_arguments(),
+        oracles={"torch": torch_log_normalizer},
+        statistic=True,
+    ),
+    Record(
+        crf.crf_log_likelihood,
+        reference.crf_log_likelihood,
+        reference.crf_log_likelihood_backward,
+        path_arguments(),
+        statistic=True,
+    ),
+    Record(crf.crf_marginals, reference.crf_marginals, reference.crf_marginals_backward, field_arguments()),
+    Record(crf.viterbi, reference.viterbi, reference.viterbi_backward, field_arguments(), statistic=True),
+)

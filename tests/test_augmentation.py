@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minilm.data.augmentation import deletion, replacement, swaps, unigram_replacement
@@ -44,6 +44,8 @@ def test_another_seed_or_step_or_kind_draws_something_else(kind):
 
 
 @given(length=lengths, rate=rates, seed=seeds, step=steps)
+@example(length=5, rate=1.0, seed=0, step=0)
+@example(length=0, rate=1.0, seed=0, step=0)
 def test_what_is_kept_stays_in_order_and_is_never_nothing(length, rate, seed, step):
     kept = deletion(length, rate, seed, step)
     assert (np.diff(kept) > 0).all()
@@ -54,6 +56,7 @@ def test_what_is_kept_stays_in_order_and_is_never_nothing(length, rate, seed, st
 
 
 @given(length=lengths, rate=rates, seed=seeds, step=steps)
+@example(length=1, rate=1.0, seed=0, step=0)
 def test_swaps_are_a_permutation_of_at_most_twice_so_many_places(length, rate, seed, step):
     places = swaps(length, rate, seed, step)
     assert sorted(places) == list(range(length))

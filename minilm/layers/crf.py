@@ -117,8 +117,8 @@ def crf_log_likelihood(
     Raises:
       ValueError: emissions have no position.
 
-    Reference: `minilm.reference.crf.crf_log_likelihood`. Papers: Lafferty, McCallum and Pereira (2001); arXiv:1603.01360,
-    which put it on top of a network.
+    Reference: `minilm.reference.crf.crf_log_likelihood`. Papers: Lafferty, McCallum and Pereira (2001); on top of a
+    recurrent network, arXiv:1603.01360.
 
     >>> round(crf_log_likelihood(init_crf(2), jnp.zeros((3, 2)), jnp.array([0, 1, 1])).item(), 4)  # −ln 2³
     -2.0794

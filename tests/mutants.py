@@ -151,7 +151,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
                 yield other(func=ast.Attribute(func.value, CONFUSED[called], ast.Load()))
             if plain and len(args) == 3 and called in ("where", "cond"):
                 yield other(args=[args[0], args[2], args[1]])
-            elif plain and len(args) > 1 and called not in SYMMETRIC:
+            elif plain and len(args) > 1 and called not in SYMMETRIC and not _same(ast.Tuple(args)):
                 yield other(args=[args[1], args[0], *args[2:]])
             for keyword in keywords:
                 if keyword.arg in DROPPED_KEYWORDS:

@@ -20,6 +20,7 @@ from minilm.layers.attention.multi_head import (
     softmax_mixer,
 )
 from minilm.shapes import Tokens
+from tests.programs import dots
 from tests.strategies import keys, seeds
 from tests.tolerances import FORMULA, LAYER, assert_close
 
@@ -159,10 +160,8 @@ def test_gradients_too_are_products_of_half_precision(function):
     q, k, v = drawn(jax.random.key(1), jnp.bfloat16)
     arguments = (q, k) if function is scores else (jax.nn.softmax(scores(q, k)), v)
     y, pullback = jax.vjp(function, *arguments)
-    jaxpr = str(jax.make_jaxpr(pullback)(y))
-    products = [line for line in jaxpr.splitlines() if "dot_general" in line]
-    assert len(products) == 2
-    assert all("preferred_element_type=float32" in jaxpr for _ in products)
+    assert list(dots(jax.make_jaxpr(pullback)(y).jaxpr)) == 2 * [("bfloat16", "bfloat16", "float32")]
+    assert [d.dtype for d in pullback(y)] == [a.dtype for a in arguments]
     exact = jax.vjp(function, *(a.astype(jnp.float64) for a in arguments))[1](y.astype(jnp.float64))
     assert_close(pullback(y), exact, LAYER, jnp.bfloat16)
 
@@ -171,6 +170,8 @@ def test_values_stay_in_the_dtype_of_the_input_and_products_in_that_of_the_weigh
     params, x = drawn_params(jax.random.key(2), dtype=jnp.bfloat16), jnp.ones((T, D), jnp.float32)
     assert {a.dtype for a in project(params, x, x)} == {jnp.dtype(jnp.bfloat16)}
     assert compiled(params, x, Tokens.arange(T), Dense(Causal())).dtype == jnp.float32
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    assert compiled(wide, x.astype(jnp.bfloat16), Tokens.arange(T), Dense(Causal())).dtype == jnp.bfloat16
 
 
 def test_a_mixer_steps_as_it_applies():
@@ -197,7 +198,18 @@ def test_initial_weights_keep_the_variance_of_their_input(g, r):
     x = jax.random.normal(jax.random.key(5), (300, 256))
     q, k, v = project(params, x, x)
     for output in (q, k, v, merge(params, jnp.broadcast_to(v[:, None], (g, r, 300, 64)))):
-        assert 0.5 < output.std() < 2
+        assert 0.8 < output.std() < 1.25
+
+
+def test_initial_weights_deviate_as_they_are_told_and_biases_are_zero_or_absent():
+    params = init_multi_head(jax.random.key(4), 64, g=2, r=3, k=5, v=7, deviation=0.3, out_deviation=0.04)
+    for w, deviation in ((params.w_q, 0.3), (params.w_k, 0.3), (params.w_v, 0.3), (params.w_o, 0.04)):
+        assert abs(w.std() / deviation - 1) < w.size**-0.25
+    assert not any(b.any() for b in (params.b_q, params.b_k, params.b_v, params.b_o))
+    mixer = softmax_mixer(Dense(Causal()), g=G, r=R, k=K, v=V)
+    without = softmax_mixer(Dense(Causal()), g=G, r=R, k=K, v=V, bias=False).init(jax.random.key(0), D)
+    assert mixer.init(jax.random.key(0), D).b_o is not None
+    assert (without.b_q, without.b_k, without.b_v, without.b_o) == (None, None, None, None)
 
 
 @given(key=keys())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.embedding import embed, init_embedding, unembed
 from tests.strategies import keys, seeds
-from tests.tolerances import FORMULA, REDUCTION, assert_close
+from tests.tolerances import FORMULA, REDUCTION, SAMPLING, assert_close
 
 
 @given(seed=seeds)
@@ -57,3 +57,9 @@ def test_the_initial_table_has_the_deviation_asked_for(key, deviation):
     table = init_embedding(key, 500, 40, deviation=deviation)
     assert table.dtype == jnp.float32
     assert abs(table.std() / deviation - 1) < 6 / np.sqrt(2 * table.size)
+
+
+def test_an_embedding_begins_with_the_deviation_of_gpt_2_unless_told_otherwise():
+    for told, deviation in (({}, 0.02), ({"deviation": 0.5}, 0.5)):
+        embedding = init_embedding(jax.random.key(0), 300, 40, **told)
+        assert abs(embedding.std() / deviation - 1) < SAMPLING

@@ -91,6 +91,7 @@ def test_reach_never_excludes_an_allowed_key(rule, query):
         (SlidingWindow(3), (3, 10)),
         (Causal() & SlidingWindow(3), (3, 8)),
         (Causal() & SlidingWindow(3) | Prefix(2), (None, 8)),
+        (Prefix(2) | Causal() & SlidingWindow(3), (None, 8)),
         (Prefix(4), (None, 3)),
         (Padding(7), (None, 6)),
         (Chunked(4), (4, 11)),
@@ -106,6 +107,12 @@ def test_reach_is_as_narrow_as_the_rule_allows(rule, interval):
     assert (int(low.position), int(high.position)) == tuple(
         limit if bound is None else bound for bound, limit in zip(interval, (limits.min, limits.max), strict=True)
     )
+
+
+def test_queries_that_are_all_padding_reach_no_key():
+    for length in (4, 5):
+        _, high = Padding(length).reach(Tokens(5, 1), Tokens(8, 2))
+        assert int(high.position) == np.iinfo(np.int32).min
 
 
 def test_reach_of_packed_documents_is_their_own():
@@ -139,9 +146,12 @@ def test_rules_that_hold_arrays_are_mapped_over_a_batch():
 def test_pictures_show_what_is_allowed():
     query, key = Tokens.arange(2, start=1), Tokens.arange(4)
     assert (Causal() & ~Dilated(2)).picture(query, key) == "■···\n·■··"
-    axes = Causal().plot(query, key)
-    np.testing.assert_array_equal(axes.images[0].get_array(), Causal()(query, key))
+    axes = Causal().plot(query, Tokens.arange(4, start=7))
+    np.testing.assert_array_equal(axes.images[0].get_array(), np.zeros((2, 4)))
+    assert axes.images[0].get_clim() == (0, 1)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "2"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["7", "8", "9", "10"]
+    assert axes.get_xticks().tolist() == [0, 1, 2, 3]
 
 
 def as_arrays(tokens):

@@ -71,8 +71,7 @@ def single_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
-#: One spelling for each word: compatible and caseless. Folding may bring up what NFKC writes otherwise, so that it is
-#: asked again: normalising twice is then normalising once.
+#: One spelling for each word. Folding takes some letters apart that NFKC writes as one (ΐ), so NFKC is asked again.
 normalise = in_order(compatible, caseless, compatible)
 
 

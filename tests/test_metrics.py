@@ -85,6 +85,20 @@ def test_zero_by_zero_counts_as_told_and_unknown_is_left_out_of_an_average(undef
     assert metrics.macro_scores(counts, undefined).f1 == sum(known) / len(known)
 
 
+def test_zero_by_zero_counts_as_zero_unless_told_otherwise():
+    counts = metrics.class_counts([0, 0], [0, 0], 2)
+    same(metrics.per_class_scores(counts)[:3], [[1, 0]] * 3)
+    same(metrics.macro_scores(counts)[:3], [1 / 2] * 3)
+    for average in AVERAGES.values():
+        same(average(metrics.class_counts([], [], 2)), [0] * 4)
+
+
+def test_precision_is_of_what_was_predicted_and_recall_of_what_is_there():
+    counts = metrics.Counts(correct=np.array([1, 0]), predicted=np.array([2, 0]), actual=np.array([3, 1]))
+    assert metrics.micro_scores(counts) == (1 / 2, 1 / 4, 2 / 6, 4)
+    same(metrics.per_class_scores(counts).f1, [2 / 5, 0])
+
+
 @pytest.mark.parametrize("undefined", [0.0, 1.0, math.nan])
 @pytest.mark.parametrize("average", AVERAGES)
 def test_the_scores_of_nothing_are_what_zero_by_zero_counts_as(average, undefined):

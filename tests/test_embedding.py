@@ -59,7 +59,7 @@ def test_the_initial_table_has_the_deviation_asked_for(key, deviation):
     assert abs(table.std() / deviation - 1) < 6 / np.sqrt(2 * table.size)
 
 
-def test_an_embedding_begins_with_the_deviation_of_gpt_2_unless_told_otherwise():
+def test_an_initial_embedding_has_the_deviation_of_gpt_2_unless_told_otherwise():
     for told, deviation in (({}, 0.02), ({"deviation": 0.5}, 0.5)):
         embedding = init_embedding(jax.random.key(0), 300, 40, **told)
         assert abs(embedding.std() / deviation - 1) < SAMPLING

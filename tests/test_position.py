@@ -144,3 +144,9 @@ def test_learned_positions_begin_as_bert_draws_them():
     table = np.asarray(init_learned(jax.random.key(0), 300, 70))
     assert table.shape == (300, 70)
     assert abs(table.std() / 0.02 - 1) < 6 / np.sqrt(2 * table.size)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64], ids=["bf16", "f32", "f64"])
+def test_sinusoids_have_the_dtype_that_was_asked_for(dtype):
+    assert sinusoidal(jnp.arange(3), 4, dtype=dtype).dtype == dtype
+    assert sinusoidal(jnp.arange(3), 4).dtype == jnp.float32

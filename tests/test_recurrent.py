@@ -324,8 +324,16 @@ def test_initial_weights_have_the_variance_that_keeps_signals_of_unit_size(init,
     assert not np.array_equal(params.w_x[:100] * 2, params.w_h)
 
 
-def test_an_lstm_begins_with_its_forget_gate_open_and_its_peepholes_shut():
+@pytest.mark.parametrize(("init", "gates"), [(init_elman, 1), (init_gru, 3)])
+def test_initial_weights_have_a_column_for_each_gate_and_biases_are_zero(init, gates):
+    params = init(jax.random.key(0), I, H)
+    assert (params.w_x.shape, params.w_h.shape) == ((I, gates * H), (H, gates * H))
+    assert_identical((params.b_x, params.b_h), (np.zeros(gates * H), np.zeros(gates * H)))
+
+
+def test_an_initial_lstm_has_its_forget_gate_open_and_its_peepholes_shut():
     params = init_lstm_peephole(jax.random.key(0), I, H)
+    assert (params.w_x.shape, params.w_h.shape) == ((I, 4 * H), (H, 4 * H))
     bias = np.zeros(4 * H)
     bias[H : 2 * H] = 1
     assert_identical((params.b_x, params.b_h, params.w_c), (bias, np.zeros(4 * H), np.zeros(3 * H)))

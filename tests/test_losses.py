@@ -203,3 +203,21 @@ def test_losses_of_bfloat16_logits_are_taken_in_float32():
         assert {leaf.dtype for leaf in (value, *metrics)} == {jnp.dtype(jnp.float32)}
     many = jnp.zeros((1000, 2), jnp.bfloat16)  # bfloat16 counts no further than 256
     assert cross_entropy(many, jnp.zeros(1000, int))[1].token_count == 1000
+
+
+def test_gradients_through_chunks_have_the_precision_of_what_they_belong_to():
+    _, y, w = example(0)
+    x, unembedding = jnp.ones((T, D), jnp.float32), jnp.ones((N, D), jnp.bfloat16)
+    gradients = jax.grad(lambda *both: chunked_cross_entropy(*both, y, w, chunk=3)[0], argnums=(0, 1))(x, unembedding)
+    assert [gradient.dtype for gradient in gradients] == [jnp.float32, jnp.bfloat16]
+
+
+@every_loss
+def test_no_tokens_at_all_have_no_loss(loss):
+    assert loss(jnp.zeros((0, N)), jnp.zeros(0, int))[0] == 0
+
+
+@every_loss
+def test_weights_are_data_and_have_no_gradient(loss):
+    z, y, w = example(3)
+    assert not jax.grad(lambda w: loss(z, y, w)[0])(w).any()

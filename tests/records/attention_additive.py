@@ -1,0 +1,60 @@
+import numpy as np
+from hypothesis import strategies as st
+
+from minilm.layers.attention import additive
+from minilm.reference.attention import additive as reference
+from tests.records import Record
+from tests.strategies import arrays, seeds, sizes, weights
+
+SIZES = sizes((4, 5, 3, 2, 6, 1), (5, 3, 2, 4, 1, 6))  # t, s, h, i, k, v
+
+
+@st.composite
+def scores_arguments(draw):
+    t, s, h, i, k, _ = draw(SIZES)
+    params = additive.AdditiveParams(draw(weights(h, k)), draw(weights(i, k)), draw(weights(k)))
+    return params, draw(arrays(t, h)), draw(arrays(s, i))
+
+
+@st.composite
+def attention_arguments(draw):
+    """Masks leave rows empty, and come in shapes that broadcast."""
+    t, s, h, i, k, v = draw(SIZES)
+    params = additive.AdditiveParams(draw(weights(h, k)), draw(weights(i, k)), draw(weights(k)))
+    mask = np.random.default_rng(draw(seeds)).random(draw(st.sampled_from([(t, s), (s,)]))) < 0.6
+    mask[..., : draw(st.integers(0, s))] &= draw(st.booleans())
+    return params, draw(arrays(t, h)), draw(arrays(s, i)), draw(arrays(s, v)), mask
+
+
+def torch_scores(params, q, k):
+    import torch
+    from torch.nn.functional import linear
+
+    w_q, w_k, v, q, k = map(torch.tensor, (*params, q, k))
+    return linear(torch.tanh(linear(q, w_q.T)[:, None] + linear(k, w_k.T)[None]), v[None])[..., 0].numpy()
+
+
+def torch_attention(params, q, k, v, mask):
+    import torch
+
+    scores = torch.tensor(torch_scores(params, q, k)).masked_fill(torch.tensor(~mask), -torch.inf)
+    return (torch.softmax(scores, dim=1).nan_to_num(0) @ torch.tensor(v)).numpy()
+
+
+RECORDS = (
+    Record(
+        additive.additive_scores,
+        reference.additive_scores,
+        reference.additive_scores_backward,
+        scores_arguments(),
+        statistic=True,
+        oracles={"torch": torch_scores},
+    ),
+    Record(
+        additive.additive_attention,
+        reference.additive_attention,
+        reference.additive_attention_backward,
+        attention_arguments(),
+        oracles={"torch": torch_attention},
+    ),
+)

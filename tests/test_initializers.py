@@ -62,6 +62,7 @@ def test_weights_come_in_the_dtype_asked_for_and_in_float32_unasked(name, dtype)
 def test_a_stated_deviation_replaces_the_rule(name):
     draw, key = getattr(initializers, name), jax.random.key(1)
     assert_close(draw(key, (3, 5), deviation=0.5), draw(key, (3, 5), fan_in=4), LAYER, jnp.float32)
+    assert_close(draw(key, (3, 5)), draw(key, (3, 5), deviation=1.0), LAYER, jnp.float32)
 
 
 @settings(max_examples=6)

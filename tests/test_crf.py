@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm.layers.crf import (
@@ -126,6 +126,16 @@ def test_without_transitions_it_is_a_softmax_at_each_position(seed):
     assert init_crf(C).transitions.dtype == jnp.float32
 
 
+def test_a_single_position_is_a_softmax_that_begins_and_ends():
+    params, emissions = field(0, 1)
+    log_p = jax.nn.log_softmax(params.start + emissions[0] + params.end)
+    likelihood, (d_params, _) = LIKELIHOOD_AND_GRADIENT(params, emissions, jnp.array([2]))
+    assert_close(likelihood, log_p[2], FORMULA)
+    assert not d_params.transitions.any()
+    assert viterbi(params, emissions)[0].tolist() == [log_p.argmax()]
+
+
+@settings(max_examples=6)
 @given(seeds, lengths, st.sampled_from([np.nan, np.inf, 1e30]))
 def test_padding_changes_nothing_whatever_stands_there_and_receives_no_gradient(seed, n, junk):
     params, emissions = field(seed)
@@ -199,14 +209,14 @@ def test_where_no_path_is_left_the_sum_is_empty_and_has_no_gradient():
 
 
 def test_a_long_sequence_overflows_nowhere_and_a_likely_path_keeps_its_digits():
-    n = 2000
+    n = 1000
     params, emissions = field(0, n, C, scale=0.1)
     tags = jnp.asarray(np.random.default_rng(1).integers(0, C, n))
-    emissions = emissions.at[jnp.arange(n), tags].add(12.0)  # |s| is 24,000, of which float32 keeps 0.002
+    emissions = emissions.at[jnp.arange(n), tags].add(12.0)  # |s| is 12,000, of which float32 keeps 0.001
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, emissions))
     exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), rounded)
     expected, (_, (_, _, _, log_Z)) = reference.crf_log_likelihood(*jax.tree.map(np.asarray, exact), np.asarray(tags))
-    assert -0.1 < expected < -0.01
+    assert -0.1 < expected < -0.005
     likelihood, gradient = LIKELIHOOD_AND_GRADIENT(*exact, tags)
     assert_close([likelihood, log_Z], [expected, log_Z], FORMULA)
     rounded_likelihood, rounded_gradient = LIKELIHOOD_AND_GRADIENT(*rounded, tags)

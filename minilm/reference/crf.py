@@ -31,12 +31,12 @@ def crf_score_backward(saved, d_score):
     params, emissions, tags, n = saved
     d_params, d_emissions = type(params)(*(np.zeros(p.shape) for p in params)), np.zeros(emissions.shape)
     for t in range(n):
-        d_emissions[t, tags[t]] += d_score
+        d_emissions[t, tags[t]] = d_score
     for t in range(1, n):
         d_params.transitions[tags[t - 1], tags[t]] += d_score
     if n:
-        d_params.start[tags[0]] += d_score
-        d_params.end[tags[n - 1]] += d_score
+        d_params.start[tags[0]] = d_score
+        d_params.end[tags[n - 1]] = d_score
     return d_params, d_emissions, None, None
 
 

@@ -5,27 +5,21 @@ from hypothesis.extra import numpy as hnp
 from minilm.layers import pooling
 from minilm.reference import pooling as reference
 from tests.records import Record
-from tests.strategies import arrays, sizes, weights
+from tests.strategies import arrays, weights
 
-SIZES = sizes((5, 3, 2), (1, 4, 3))  # t, d, k
-
-
-def masks(t):
-    """Any positions, now and then none."""
-    return hnp.arrays(bool, t)
+T, D, K = 5, 3, 2
+masks = hnp.arrays(bool, T)  # any positions, now and then none
 
 
 @st.composite
 def plain_arguments(draw, values=arrays):
-    t, d, _ = draw(SIZES)
-    return draw(values(t, d)), draw(masks(t))
+    return draw(values(T, D)), draw(masks)
 
 
 @st.composite
 def attention_arguments(draw):
-    t, d, k = draw(SIZES)
-    params = pooling.AttentionPoolParams(w_k=draw(weights(d, k)), b_k=draw(weights(k)), q=draw(weights(k)))
-    return params, draw(arrays(t, d)), draw(masks(t))
+    params = pooling.AttentionPoolParams(w_k=draw(weights(D, K)), b_k=draw(weights(K)), q=draw(weights(K)))
+    return params, draw(arrays(T, D)), draw(masks)
 
 
 def torch_bag(mode):

@@ -12,10 +12,11 @@ from minilm.layers.attention.blockwise import Blockwise, blockwise_attention
 from minilm.layers.attention.core import Dense, scores
 from minilm.layers.attention.masks import Causal, Dilated, Everything, Padding, Prefix, SameDocument, SlidingWindow
 from minilm.layers.attention.multi_head import init_multi_head, multi_head
+from minilm.reference.attention import blockwise as by_hand
 from minilm.shapes import Tokens
 from tests.programs import arithmetic, dots
 from tests.strategies import keys, seeds
-from tests.test_masks import rules
+from tests.test_masks import as_reference, rules
 from tests.tolerances import FORMULA, LAYER, assert_close
 
 G, R, T, S, K, V = 2, 3, 13, 17, 4, 5
@@ -108,6 +109,19 @@ def test_a_query_that_sees_nothing_gets_zero_and_passes_no_gradient():
     assert not d_v[:, 5:].any()
     _, lse = blockwise_attention(q, k, v, query, key, rule, t_block=4, s_block=3)
     assert np.isneginf(lse[:, :, 5:]).all()
+
+
+def test_by_hand_too_a_query_that_sees_nothing_gets_zero_and_without_bias_lse_is_that_of_the_scores():
+    arrays, where = [np.asarray(x) for x in drawn(jax.random.key(3))[:3]], (Tokens.arange(T), Tokens.arange(S))
+    rule = Causal() & Padding(5)
+    (o, lse), _ = by_hand.blockwise_attention(*arrays, *jax.tree.map(np.asarray, where), as_reference(rule))
+    assert_close((o, lse[:, :, :5]), cut(blockwise_attention(*arrays, *where, rule, t_block=4, s_block=3)), FORMULA)
+    assert np.isneginf(lse[:, :, 5:]).all()
+
+
+def cut(out):
+    """The output, and the lse of the queries that see something."""
+    return out[0], out[1][:, :, :5]
 
 
 def test_large_scores_of_either_sign_neither_overflow_nor_unmask():

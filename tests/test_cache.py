@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from minilm.layers.attention.cache import append, init_cache
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal, SlidingWindow
 from minilm.layers.attention.multi_head import init_multi_head, multi_head, multi_head_step
+from minilm.reference.attention import cache as by_hand
 from minilm.shapes import Tokens
 from tests.strategies import keys
 from tests.tolerances import FORMULA, assert_close
@@ -68,6 +70,13 @@ def test_an_empty_cache_is_seen_by_none():
     q = jnp.ones((2, 3, 1, 4))
     assert not Dense(Causal())(q, cache.k, cache.v + 7, one, cache.tokens).any()
     assert not Dense(~Causal())(q, cache.k, cache.v + 7, one, cache.tokens).any()
+
+
+def test_by_hand_too_the_first_token_of_a_text_is_kept_and_padding_is_not():
+    empty, one = jax.tree.map(np.asarray, init_cache(PARAMS, 3)), np.ones((2, 2, 4))
+    cache, _ = by_hand.append(empty, one, np.ones((2, 2, 5)), Tokens(np.array([0, -1]), np.array([0, 0])))
+    assert cache.tokens.position.tolist() == [0, -1, -1]
+    assert cache.k.sum(-1).tolist() == [[4, 0, 0], [4, 0, 0]]
 
 
 def test_a_cache_has_the_dtype_of_its_weights():

@@ -19,6 +19,9 @@ from minilm.layers.attention.multi_head import (
     project,
     softmax_mixer,
 )
+from minilm.reference.attention import biases as reference_biases
+from minilm.reference.attention import core as reference
+from minilm.reference.attention import masks as reference_masks
 from minilm.shapes import Tokens
 from tests.programs import dots
 from tests.strategies import keys, seeds
@@ -227,3 +230,23 @@ def test_the_drawn_weights_heed_mask_and_bias_and_mix_to_the_output(key):
     out, weights = DenseWithWeights(Causal(), bias)(q, k, v, query, seen)
     assert_close(out, Dense(Causal(), bias)(q, k, v, query, seen), FORMULA)
     assert_close(mix(weights, v), out, FORMULA)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_by_hand_too_attention_asks_its_rule_and_its_bias_and_skips_empty_slots(scale, has_bias):
+    """Scores of a thousand, of which no exponential is a number, among them."""
+    q, k, v = (scale * x for x in drawn(jax.random.key(7)))
+    query = Tokens(jnp.arange(T) % 4, jnp.zeros(T, int))
+    key = Tokens(jnp.arange(S) % 5 - 1, jnp.zeros(S, int))
+    slopes = np.arange(1.0, 1 + G * R).reshape(G, R)
+    attend = DenseWithWeights(Causal(), Alibi(jnp.asarray(slopes)) if has_bias else None)
+    bias = reference_biases.Alibi(slopes) if has_bias else None
+    by_hand = reference.DenseWithWeights(reference_masks.Causal(), bias)
+    arrays, places = jax.tree.map(np.asarray, ((q, k, v), (query, key)))
+    expected, saved = by_hand(*arrays, *places)
+    out, pullback = jax.vjp(lambda *qkv: attend(*qkv, query, key), q, k, v)
+    assert_close(out, expected, FORMULA)
+    d_o = np.ones(expected[0].shape)
+    gradients = pullback((jnp.asarray(d_o), jnp.zeros(expected[1].shape)))
+    assert_close(gradients, by_hand.backward(saved, d_o), FORMULA)

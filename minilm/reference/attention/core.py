@@ -106,7 +106,7 @@ class DenseWithWeights(Dense):
 
     def __call__(self, q, k, v, query, key):
         """One sequence: ((o, weights), saved)."""
-        o, saved = super().__call__(q, k, v, query, key)
+        o, saved = Dense.__call__(self, q, k, v, query, key)
         return (o, saved[3]), saved
 
 

@@ -147,3 +147,28 @@ def test_the_progress_of_an_epoch_begins_at_zero_and_ends_at_one():
     assert shares[0][0] == 0
     assert shares[-1][1] == 1
     assert [begun for begun, _ in shares[1:]] == [ended for _, ended in shares[:-1]]
+
+
+def test_numbers_without_a_count_and_texts_without_a_frequent_word_are_refused():
+    for wrong in (-1, 12):
+        text = a_text(0)
+        text.tokens[3] = wrong
+        with pytest.raises(ValueError, match="counts of 12 words, but the text's numbers run from"):
+            next(windows.batches(text, CONFIG, None, 0, 0))
+    with pytest.raises(ValueError, match="No word comes 3 times or more"):
+        windows.number([["a", "b", "a"]], min_count=3)
+
+
+@cheap
+@given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=9), min_size=1), st.integers(1, 3))
+def test_numbers_give_back_the_words_that_come_often_enough(documents, least):
+    frequent = {w for w in "abcdef" if sum(d.count(w) for d in documents) >= least}
+    if not frequent:
+        return
+    words, text = windows.number(documents, least)
+    assert set(words) == frequent
+    assert text.counts.tolist() == [sum(d.count(w) for d in documents) for w in words]
+    assert sorted(text.counts, reverse=True) == text.counts.tolist()
+    for i, document in enumerate(documents):
+        kept = [words[t] for t in text.tokens[text.document == i]]
+        assert kept == [w for w in document if w in frequent]

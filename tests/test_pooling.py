@@ -120,6 +120,7 @@ def test_positions_that_share_the_maximum_share_its_gradient(x, mask):
 def test_a_long_sequence_is_averaged_in_more_digits_than_it_has():
     x = jnp.ones((4096, D), jnp.bfloat16)  # a sum in bfloat16 stops growing at 256
     assert mean_pool(x).tolist() == [1] * D
+    assert mean_pool(jnp.full((4096, D), 100, jnp.float16)).tolist() == [100] * D  # whose sum is no float16
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), PARAMS)
     assert attention_pool(params, x).tolist() == [1] * D
     weights = attention_pool_weights(params, x)

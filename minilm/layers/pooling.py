@@ -87,8 +87,7 @@ def last_pool(x: Float[Array, "t d"], mask: Mask = True) -> Float[Array, " d"]:
     [3.0, 6.0]
     """
     x, mask = _counting(x, mask, 0)
-    last = jnp.max(jnp.arange(len(x)), where=mask, initial=-1)
-    return jnp.where(last >= 0, x[last], 0)
+    return x[jnp.max(jnp.arange(len(x)), where=mask, initial=-1)]  # if none counts, a row of those replaced by 0
 
 
 class AttentionPoolParams(NamedTuple):

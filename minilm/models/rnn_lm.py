@@ -67,11 +67,14 @@ class Params(NamedTuple):
 
 
 def init(key, config: Config) -> Params:
-    """Random parameters: N(0, 0.1²) vectors, N(0, 1/fan_in) weights; an LSTM's forget gates begin nearly open."""
+    """Random parameters: N(0, 1/fan_in) weights, an LSTM's forget gates nearly open, and vectors of N(0, 0.3²).
+
+    Larger vectors than a Transformer's, for here no norm stands between them and what reads them.
+    """
     d, h = config.d_model, config.d_hidden
     embedding_key, projection_key, *layer_keys = jax.random.split(key, 2 + config.n_layers)
     return Params(
-        embedding=init_embedding(embedding_key, config.vocab_size, d, deviation=0.1),
+        embedding=init_embedding(embedding_key, config.vocab_size, d, deviation=0.3),
         layers=tuple(CELLS[config.cell].init(key, h if l else d, h) for l, key in enumerate(layer_keys)),
         projection=None if d == h else init_linear(projection_key, h, d),
     )
@@ -123,7 +126,7 @@ def read(params: Params, state, tokens: Int[Array, "... t"], *, config: Config, 
     else:
         masks = draw_masks(key, params, config.dropout, tokens.shape[:-1])
         state, x = _read_masked(cell, params, state, tokens, masks)
-    return state, _unembed(params, x)
+    return state, read_out(params, x)
 
 
 def carried_loss(params: Params, state, batch: Batch, *, config: Config, key=None):
@@ -151,12 +154,13 @@ def step(params: Params, state, tokens: Int[Array, " t"], position: Int[Array, "
     order = jnp.argsort(~inside)  # the sort is stable: tokens keep their order, padding goes to the end
     xs = embed(params.embedding, tokens)[order]
     state, xs = stacked(CELLS[config.cell].step, params.layers, state, xs, inside.sum())
-    return state, _unembed(params, jnp.zeros_like(xs).at[order].set(xs))
+    return state, read_out(params, jnp.zeros_like(xs).at[order].set(xs))
 
 
-def _unembed(params, x):
-    x = x if params.projection is None else linear(params.projection, x)
-    return unembed(params.embedding if params.unembedding is None else params.unembedding, x)
+def read_out(params: Params, y: Float[Array, "... h"]) -> Float[Array, "... n"]:
+    """The logits that the outputs of the top layer stand for."""
+    y = y if params.projection is None else linear(params.projection, y)
+    return unembed(params.embedding if params.unembedding is None else params.unembedding, y)
 
 
 # ── variational dropout ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -27,6 +27,7 @@ TESTS = {
     "unroll": ["recurrent"],
     "precision": ["attention", "training"],
     "feed_forward": ["activation"],
+    "optimizers": ["muon"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
 COMPILED = ("blockwise", "unroll", "generation", "sampling")

@@ -22,6 +22,7 @@ from minilm.layers.attention.multi_head import (
 from minilm.reference.attention import biases as reference_biases
 from minilm.reference.attention import core as reference
 from minilm.reference.attention import masks as reference_masks
+from minilm.reference.attention import multi_head as reference_multi_head
 from minilm.shapes import Tokens
 from tests.programs import dots
 from tests.strategies import keys, seeds
@@ -188,6 +189,16 @@ def test_a_mixer_steps_as_it_applies():
         assert_close(y[0], expected[t], LAYER, jnp.float32)
 
 
+def test_by_hand_too_attention_that_returns_its_weights_gives_the_same():
+    params, x = (jax.tree.map(np.asarray, tree) for tree in (drawn_params(jax.random.key(1)), jnp.ones((2, T, D))))
+    where, rule = jax.tree.map(np.asarray, Tokens.arange(T)), reference_masks.Causal()
+    (y, _), (expected, _) = (
+        reference_multi_head.multi_head(params, x, where, attend(rule))
+        for attend in (reference.DenseWithWeights, reference.Dense)
+    )
+    np.testing.assert_array_equal(y, expected)
+
+
 def test_memory_without_its_tokens_is_refused():
     with pytest.raises(ValueError, match="go together"):
         multi_head(
@@ -247,6 +258,7 @@ def test_by_hand_too_attention_asks_its_rule_and_its_bias_and_skips_empty_slots(
     expected, saved = by_hand(*arrays, *places)
     out, pullback = jax.vjp(lambda *qkv: attend(*qkv, query, key), q, k, v)
     assert_close(out, expected, FORMULA)
+    assert_close(reference.Dense(reference_masks.Causal(), bias)(*arrays, *places)[0], expected[0], FORMULA)
     d_o = np.ones(expected[0].shape)
     gradients = pullback((jnp.asarray(d_o), jnp.zeros(expected[1].shape)))
     assert_close(gradients, by_hand.backward(saved, d_o), FORMULA)

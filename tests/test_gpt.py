@@ -55,6 +55,11 @@ def test_the_gradient_of_every_parameter_equals_the_one_by_hand(tie):
     assert_close(gradient, expected, FORMULA)
 
 
+def test_by_hand_too_leading_axes_are_sequences_of_their_own():
+    params, batch = map(as_numpy, example(config=SHALLOW))
+    assert_close(reference.apply(params, batch.tokens[1])[0], reference.apply(params, batch.tokens)[0][1], FORMULA)
+
+
 def test_the_gradient_by_hand_equals_central_differences():
     params, batch = map(as_numpy, example(1))
     _, saved = reference.loss(params, batch)

@@ -133,6 +133,8 @@ def test_schedules_equal_optax_at_every_step(final):
             ),
         ),
     )
+    assert optimizers.warmup_cosine(steps, peak, warmup, steps) == 0.0
+    assert optimizers.warmup_stable_decay(steps, peak, warmup, decay, steps) == 0.0
     for ours, theirs in pairs:
         every_step = range(steps + 3)
         assert_close([ours(s) for s in every_step], [theirs(s) for s in every_step], FORMULA)

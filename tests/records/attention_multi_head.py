@@ -13,7 +13,7 @@ from tests.records import Record
 from tests.strategies import arrays, seeds, sizes, weights
 
 # (d, g, r, k, v, t) and leading axes, together: each new shape is compiled.
-SHAPES = sizes(((4, 2, 3, 1, 2, 5), (2,)), ((3, 1, 2, 2, 1, 4), ()), ((2, 3, 1, 4, 3, 1), (2, 1)))
+SHAPES = sizes(((6, 2, 3, 1, 4, 5), (2,)), ((5, 1, 3, 4, 2, 7), ()), ((6, 3, 2, 4, 5, 1), (2, 1)))
 
 
 def drawn_params(draw, d, g, r, k, v, memory_width=None):

@@ -54,7 +54,7 @@ def apply_backward(saved, d_logits):
     d_blocks = []
     for saved_block in reversed(saved_blocks):
         d_block, d_x = block_backward(saved_block, d_x)
-        d_blocks.insert(0, d_block)
+        d_blocks = [d_block, *d_blocks]
     d_p = d_x.reshape(-1, *d_x.shape[-2:]).sum(0)
     d_position_embedding, _ = embed_backward(saved_p, d_p)
     d_embedding, _ = embed_backward(saved_e, d_x)

@@ -72,8 +72,7 @@ def read_backward(saved, d_out):
         d_carried = Carried(d_after[l], np.zeros(masks.states[l].shape))
         d_layer, d_carried, d_x, _ = unroll_backward(saved_layers[l], (d_carried, d_x), masked_backward(cell))
         d_x = d_x * each_step(masks.inputs[l])
-        d_layers.insert(0, d_layer)
-        d_state.insert(0, d_carried.state)
+        d_layers, d_state = [d_layer, *d_layers], [d_carried.state, *d_state]
     d_embedding, _ = embed_backward(saved_e, d_x * kept[..., None])
     d_params = type(params)(
         embedding=d_embedding + d_unembedding if tied else d_embedding,

@@ -80,8 +80,7 @@ def stacked_backward(saved, d_out, cell_backward, layer_backward=unroll_backward
     d_params, d_state = [], []
     for layer_saved, d_layer in zip(reversed(saved), reversed(d_after), strict=True):
         d_layer_params, d_layer_state, d_ys, _ = layer_backward(layer_saved, (d_layer, d_ys), cell_backward)
-        d_params.insert(0, d_layer_params)
-        d_state.insert(0, d_layer_state)
+        d_params, d_state = [d_layer_params, *d_params], [d_layer_state, *d_state]
     return tuple(d_params), tuple(d_state), d_ys, None
 
 

@@ -185,7 +185,7 @@ if not QUICK:
 # | bigram, Kneser-Ney | | 2.019 |
 # | 5-gram, Kneser-Ney | | 1.805 |
 #
-# The widest state remembers least: Elman's gradient is several times as long as the LSTM's, and clipped at nearly every
+# The widest state predicts worst: Elman's gradient is several times as long as the LSTM's, and clipped at nearly every
 # step; it bears only a small learning rate, and one pass does not bring it to what a bigram knows. The gates are worth
 # more than the numbers they are made of. Five-grams stay ahead of all three: counting is done after one pass, and
 # learning is not.

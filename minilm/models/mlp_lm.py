@@ -44,12 +44,15 @@ class Params(NamedTuple):
 
 
 def init(key, config: Config) -> Params:
-    """Random parameters: unit-variance vectors and N(0, 1/i) weights; scores begin at zero, so the loss at ln n."""
+    """Random parameters: vectors N(0, 0.3²), weights N(0, 1/i), and scores of zero, so that the loss begins at ln n.
+
+    So small a vector is moved far by a few hundred steps, and the hidden layer begins where tanh is nearly straight.
+    """
     embedding_key, hidden_key, output_key = jax.random.split(key, 3)
     width = config.history * config.d_model
     output = init_linear(output_key, config.d_hidden, config.vocab_size)
     return Params(
-        embedding=init_embedding(embedding_key, config.vocab_size, config.d_model, deviation=1.0),
+        embedding=init_embedding(embedding_key, config.vocab_size, config.d_model, deviation=0.3),
         hidden=init_linear(hidden_key, width, config.d_hidden),
         output=output._replace(w=jnp.zeros_like(output.w)),
         w_direct=jnp.zeros((width, config.vocab_size)) if config.direct else None,

@@ -247,6 +247,12 @@ def test_a_segment_has_the_gradient_of_a_call_of_its_own(seed):
     assert_close(truncated, alone, FORMULA)
 
 
+def test_with_segments_of_one_step_an_output_hears_of_its_own_input_alone():
+    params, state, xs, _ = draw_all(gru_cell, 0)
+    d_xs = jax.grad(lambda xs: truncated_unroll(gru_cell, params, state, xs, segment=1)[1][1].sum())(xs)
+    assert np.any(d_xs != 0, axis=1).tolist() == [t == 1 for t in range(T)]
+
+
 def each_direction(layers):
     """PyTorch's order: layer by layer, forward before backward."""
     return [part for layer in layers for part in (layer.forward, layer.backward)]

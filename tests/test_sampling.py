@@ -117,6 +117,23 @@ def test_one_sort_gives_what_the_five_functions_give_in_order(z, seen, sampler):
     np.testing.assert_array_equal(sampling.constrain(z, seen, sampler), step_by_step)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("top_k", 3), ("top_p", 0.5), ("min_p", 0.5)])
+@given(z=logits)
+def test_a_setting_is_obeyed_where_all_others_are_neutral(setting, value, z):
+    alone = getattr(sampling, setting)(z, value)
+    np.testing.assert_array_equal(sampling.constrain(z, UNSEEN, Sampler(**{setting: value})), alone)
+
+
+def test_a_nucleus_ends_with_the_token_that_reaches_p_and_a_min_p_of_one_keeps_the_likeliest():
+    assert kept(sampling.top_p(np.zeros(2), 0.5)) == {0}
+    assert kept(sampling.min_p(np.array([1.0, 3.0, 3.0]), 1.0)) == {1, 2}
+
+
+def test_a_top_p_of_one_keeps_all_of_a_large_vocabulary_though_their_sum_is_rounded():
+    z = 3 * jax.random.normal(jax.random.key(0), (50_000,), jnp.float32)
+    assert jnp.isfinite(sampling.top_p(z, 1.0)).all()
+
+
 def test_the_order_of_composition_matters_and_is_hugging_faces():
     # Of (.4, .3, .3) the two largest hold (4/7, 3/7): top-p .5 then keeps one, before top-k it would keep two.
     z = np.log([0.4, 0.3, 0.3])
@@ -162,6 +179,18 @@ def test_every_function_keeps_the_dtype(dtype):
     assert constrain.dtype == dtype
 
 
+def test_a_token_is_an_int32():
+    z, key = jnp.zeros(N), jax.random.key(0)
+    assert sampling.greedy(z).dtype == sampling.sample(key, z, UNSEEN, Sampler()).dtype == jnp.int32
+
+
+def test_a_sensible_setting_is_returned_in_the_precision_that_compiles_once():
+    settings = Sampler(0.5, 1, 0.75, 1.0, 1.5)
+    checked = check_sampler(settings)
+    assert checked == settings
+    assert [field.dtype for field in checked] == ["float32", "int32", "float32", "float32", "float32"]
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -171,6 +200,7 @@ def test_every_function_keeps_the_dtype(dtype):
         ({"top_k": 2.5}, r"top_k must be a whole number"),
         ({"top_p": 0.0}, r"top_p must be above 0 and at most 1 .*, and is 0"),
         ({"top_p": 1.5}, r"top_p must be above 0 and at most 1 .*, and is 1.5"),
+        ({"min_p": -0.5}, r"min_p must be between 0 .* and 1, and is -0.5"),
         ({"min_p": 2.0}, r"min_p must be between 0 .* and 1, and is 2"),
         ({"repetition_penalty": 0.0}, r"repetition_penalty must be above 0 .*, and is 0"),
     ],

@@ -130,8 +130,9 @@ def test_a_nucleus_ends_with_the_token_that_reaches_p_and_a_min_p_of_one_keeps_t
 
 
 def test_a_top_p_of_one_keeps_all_of_a_large_vocabulary_though_their_sum_is_rounded():
-    z = 3 * jax.random.normal(jax.random.key(0), (50_000,), jnp.float32)
-    assert jnp.isfinite(sampling.top_p(z, 1.0)).all()
+    for seed in range(5):
+        z = 5 * jax.random.normal(jax.random.key(seed), (1000,), jnp.float32)
+        assert jnp.isfinite(sampling.top_p(z, 1.0)).all()
 
 
 def test_the_order_of_composition_matters_and_is_hugging_faces():

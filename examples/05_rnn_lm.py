@@ -77,7 +77,7 @@ for cell in rnn_lm.CELLS.values():
 
 # %%
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-    corpus = prepare(DataConfig(), folder)
+    corpus = prepare(DataConfig(vocab_size=512 if QUICK else 2048), folder)
     tokenizer = load(f"{folder}/tokenizer.json")
     train, held_out = (part._replace(tokens=np.array(part.tokens)) for part in corpus)
 

@@ -77,6 +77,23 @@ def test_how_the_loop_is_cut_into_calls_changes_nothing(params, prompt, steps):
     assert new == generate(params, [prompt], sampler=WARM, key=jax.random.key(1))[0]
 
 
+def test_a_call_makes_as_many_steps_as_it_is_told():
+    params, lengths = toy_model.init(0, CONFIG), []
+    progress = generation.start(toy_model, params, CONFIG, [[1, 2]], max_new_tokens=9)
+    for steps in (3, 0, 4):
+        progress = generation.advance(toy_model, CONFIG, params, GREEDY, np.int32(-1), progress, steps)
+        lengths.append(int(progress.length[0]))
+    assert lengths == [5, 5, 9]
+
+
+def test_a_prompt_is_read_in_chunks_of_any_size():
+    params, prompt = toy_model.init(0, CONFIG), (list(range(N)) * 4)[: SIZE - 1]
+    expected = generate(params, [prompt])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "CHUNK", 5)
+        assert generate(params, [prompt]) == expected
+
+
 def test_different_rows_of_a_batch_draw_differently():
     params = toy_model.init(0, CONFIG, scale=0.1)
     rows = generate(params, [[1, 2]] * 3, n=20, sampler=Sampler(), key=jax.random.key(0))

@@ -41,7 +41,7 @@ def step(params, state, tokens, position, *, config):
         token, position = token_and_position
         new = jnp.tanh(params.embedding[token] + params.position[position] + h @ params.w_h)
         h = jnp.where(position >= 0, new, h)
-        return h, h @ params.w_o
+        return h, jnp.where(position >= 0, h, -h) @ params.w_o  # of padding, logits may be anything
 
     return jax.lax.scan(one, state, (tokens, position))
 

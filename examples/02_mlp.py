@@ -98,8 +98,8 @@ assert largest < 1e-10
 # - **momentum**: $\; m \leftarrow 0.9\, m + g, \quad \theta \leftarrow \theta - \eta m$: what gradients agree on adds
 #   up, what they quarrel about cancels.
 # - **Adam**: $\; \theta \leftarrow \theta - \eta\, \hat m / \sqrt{\hat v}$, with running means of $g$ and of $g^2$:
-#   each parameter at its own scale. A rare token's vector, which hears of itself once in a hundred batches, moves as
-#   far as a frequent one's.
+#   each parameter at its own scale. A rare token's vector, which hears of itself once in a hundred batches, moves a
+#   tenth as far as a frequent one's, where the others let it move a hundredth.
 #
 # Each gets the best of a few step sizes, found on a shorter run, and falling linearly to zero. The text is that of the
 # first notebook, and so is the measure: bits for each byte of documents that were held out.

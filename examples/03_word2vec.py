@@ -61,7 +61,8 @@ print(f"{len(text.tokens):,} words, {len(names):,} different")
 # %% [markdown]
 # ## Which words, and how near
 #
-# Half of any text is "the", "and", "I": met everywhere, they say little of their neighbours. An occurrence of a word
+# A few words make up much of any text: of Shakespeare's, "the", "and" and "I" alone are one in twelve. Met everywhere,
+# they say little of their neighbours. An occurrence of a word
 # that makes up the share $f$ of the text is kept with probability $\sqrt{s/f} + s/f$. For each word a radius is drawn,
 # from 1 to 5, so that the nearest neighbours are heard most often.
 

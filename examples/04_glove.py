@@ -117,7 +117,7 @@ small = vectors.make(names, glove.vectors(glove.train(x, config, SEED)))
 for word in ["king", "romeo", "sword", "love", "honesty", "sea"]:
     if word in small.index:
         print(f"{word:8}", " ".join(near for near, _ in vectors.nearest(small, word, 8)))
-print(f"fitted to Shakespeare: {in_place(small):.0%} of the heaps' words in place")
+print(f"fitted to these counts: {in_place(small):.0%} of the heaps' words in place")
 assert in_place(small) > (0.25 if QUICK else 0.4)
 
 # %% [markdown]
@@ -174,7 +174,7 @@ for name, heap in known.items():
     (points,) = axes.plot(a, b, "o", label=name, markersize=4)
     for word, i, j in zip(heap, a, b, strict=True):
         axes.annotate(word, (i, j), (3, 3), textcoords="offset points", color=points.get_color(), fontsize=9)
-axes.set(xticks=[], yticks=[], title="GloVe, 6 billion words" if big is not small else "GloVe, Shakespeare")
+axes.set(xticks=[], yticks=[], title="GloVe, 6 billion words" if big is not small else "GloVe, fitted above")
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 figure.savefig("04_glove.png", dpi=150, bbox_inches="tight")
 

@@ -185,7 +185,7 @@ if not QUICK:
 # | bigram, Kneser-Ney | | 2.019 |
 # | 5-gram, Kneser-Ney | | 1.805 |
 #
-# The widest state predicts worst. Elman's network bears a tenth of the LSTM's learning rate, and one pass does not
+# The widest state predicts worst. Elman's network bears a third of the LSTM's learning rate, and one pass does not
 # bring it to what a bigram knows: the gates are worth more than the numbers they are made of. Five-grams stay ahead
 # of all three: counting is done after one pass, and learning is not.
 

@@ -102,6 +102,8 @@ def test_bad_input_is_named_in_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no file, folder or match for 'nowhere\*'"):
         list(documents("nowhere*"))
     (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="name of the corpus is empty"):
+        documents("")
     with pytest.raises(FileNotFoundError, match="holds no files"):
         list(documents(str(tmp_path / "empty")))
 

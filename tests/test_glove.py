@@ -154,3 +154,13 @@ def test_a_text_of_one_word_has_no_pairs():
     assert not x.count.size
     with pytest.raises(ValueError, match="no two words"):
         glove.train(x, glove.Config(1))
+
+
+def test_a_table_of_other_words_or_of_no_numbers_is_refused():
+    x = cooccurrence.Cooccurrence(np.array([0, 5]), np.array([5, 0]), np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match=r"words 0 to 2, .* holds words up to 5"):
+        glove.train(x, glove.Config(3))
+    with pytest.raises(ValueError, match="counts that are not finite"):
+        glove.train(x._replace(count=np.array([1.0, np.nan])), glove.Config(6))
+    with pytest.raises(ValueError, match="counts of 2 words, but the text's numbers run from 0 to 3"):
+        cooccurrence.count(Text(np.array([0, 3, 0]), np.zeros(3, int), np.array([2, 1])))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minilm.models import vectors
 from tests.strategies import seeds
-from tests.tolerances import FORMULA, assert_close
+from tests.tolerances import FORMULA, LAYER, assert_close
 
 WORDS = ["the", "of", "a", "Zürich", "北京", "new_york", "x"]
 cheap = settings(max_examples=30)  # nothing is compiled
@@ -144,3 +144,25 @@ def test_gensim_reads_our_file_and_agrees_on_neighbours_analogies_and_judgements
     (folder / "questions").write_text(": all\n" + "".join(" ".join(four) + "\n" for four in questions))
     accuracy, _ = theirs.evaluate_word_analogies(str(folder / "questions"), restrict_vocab=40, case_insensitive=False)
     assert vectors.analogy_accuracy(ours, questions).value == accuracy
+
+
+def test_no_word_of_the_question_is_an_answer_however_many_are_wanted():
+    square = vectors.make(["man", "king", "woman", "queen"], np.array([[1.0, 0, 1], [1, 1, 1], [1, 0, -1], [1, 1, -1]]))
+    assert vectors.analogy(square, "man", "king", "woman", 3) == ["queen"]
+
+
+def test_rows_may_be_of_any_length_that_is_a_number():
+    far = np.array([[3e30, 4e30], [1e-30, 0]], np.float32)
+    assert_close(vectors.make(["a", "b"], far).unit, np.array([[0.6, 0.8], [1, 0]]), LAYER, np.float32)
+    assert_close(
+        vectors.make(["a"], np.array([[3e4, 4e4]], np.float16)).unit, np.array([[0.6, 0.8]]), LAYER, np.float16
+    )
+    with pytest.raises(ValueError, match="The row of 'b' holds numbers that are not finite"):
+        vectors.make(["a", "b"], np.array([[1.0, 2.0], [np.nan, 1.0]]))
+
+
+def test_files_of_vectors_with_one_number_need_no_first_line(tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("the 0.5\nof -1.5\n")
+    words, rows = vectors.load(path)
+    assert (words, rows.tolist()) == (["the", "of"], [[0.5], [-1.5]])

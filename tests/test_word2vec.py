@@ -146,3 +146,23 @@ def test_vectors_that_leave_the_numbers_are_told_of():
     config = word2vec.Config(**{**vars(SMALL), "learning_rate": 10.0})
     with pytest.raises(FloatingPointError, match=r"learning_rate below 10.0"):
         word2vec.train(word2vec.skip_gram, TWO_WORLDS, config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"subsample": 0.0}, "subsample must be above 0"),
+        ({"window": 0}, "window must be at least 1, and is 0"),
+        ({"shared": 0}, "shared must be at least 1"),
+        ({"negatives": -1}, "negatives must be at least 0"),
+    ],
+)
+def test_a_setting_under_which_nothing_is_learnt_is_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        word2vec.Config(N, **settings)
+
+
+def test_a_text_of_another_vocabulary_is_refused():
+    _, text = windows.number([["a", "b", "c"] * 9], min_count=1)
+    with pytest.raises(ValueError, match=r"The text counts 3 words, and config.vocab_size is 2"):
+        word2vec.train(word2vec.skip_gram, text, word2vec.Config(2))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm.data.windows import Text
+from minilm.data.windows import Text, check_numbers
 
 STEPS = 256  # in one call of the compiled loop
 
@@ -31,13 +31,14 @@ def count(text: Text, window: int = 10) -> Cooccurrence:
     within documents. It is symmetric, and both halves are kept.
 
     Args:
-      text: words as numbers; the counts of its words are not asked.
+      text: words as numbers, of which there are as many as counts.
       window: c, the largest distance.
 
     >>> text = Text(np.array([0, 1, 0]), np.array([0, 0, 0]), np.array([2, 1]))
     >>> [column.tolist() for column in count(text, window=2)]
     [[0, 0, 1], [0, 1, 0], [1.0, 2.0, 2.0]]
     """
+    check_numbers(text)
     n, tokens = len(text.counts), text.tokens.astype(np.int64)
     keys, sums = np.zeros(0, np.int64), np.zeros(0)
     for distance in range(1, window + 1):

@@ -36,6 +36,8 @@ def documents(source: str, encoding: str = "utf-8") -> Iterator[str]:
     'Assert statements are a convenient way to insert debugging asserti'
     """
     _check_encoding(encoding)
+    if not source:
+        raise ValueError("The name of the corpus is empty: give prose, code, a file, a folder, a glob, or -.")
     if source == "prose":
         return prose()
     if source == "code":

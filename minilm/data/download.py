@@ -58,6 +58,7 @@ def by_pip(package: Package, folder: Path) -> Path:
 
 def by_address(address: Address, folder: Path) -> Path:
     """The file at an address, downloaded into the folder, never more of it than was promised."""
+    import http.client
     import urllib.request
 
     refuse_if_offline(address.url)
@@ -66,7 +67,7 @@ def by_address(address: Address, folder: Path) -> Path:
         with urllib.request.urlopen(address.url, timeout=60) as answer, open(path, "wb") as file:
             while (block := answer.read(BLOCK)) and file.tell() <= address.size:
                 file.write(block)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(
             f"{address.url} could not be read ({error}): try again later, or where the network allows it."
         ) from None

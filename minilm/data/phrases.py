@@ -3,7 +3,7 @@ r"""Phrases: words that come together more often than chance become one, so that
 $$ \text{score}(a, b) = \frac{c(a b) - \delta}{c(a)\, c(b)}\, N $$
 
 The discount δ keeps pairs of rare words from being phrases by accident. N, the number of different words and pairs,
-makes the threshold independent of the size of the text; the paper leaves it out, gensim has it. One pass joins two
+is gensim's: it grows with the text, if not as fast as the counts do; the paper leaves it out. One pass joins two
 words; the next may join what the first has joined, to phrases of up to four. Paper: arXiv:1310.4546, section 4.
 """
 

@@ -116,6 +116,15 @@ def huffman(counts: np.ndarray) -> Tree:
     return Tree(nodes, signs)
 
 
+def check_numbers(text: Text) -> None:
+    """Refuse a text whose numbers are not those of its counts."""
+    if text.tokens.size and not (text.tokens.min() >= 0 and text.tokens.max() < len(text.counts)):
+        raise ValueError(
+            f"There are counts of {len(text.counts)} words, but the text's numbers run from {text.tokens.min()} to "
+            f"{text.tokens.max()}; both must come from the same vocabulary."
+        )
+
+
 def batches(
     text: Text, config, tree: Tree | None, seed: int, epoch: int
 ) -> Iterator[tuple[float, float, dict[str, Any]]]:
@@ -128,11 +137,7 @@ def batches(
     Returns:
       An iterator of (share of the epoch before, share after, arrays of STEPS batches). The last one's end is empty.
     """
-    if text.tokens.size and not (text.tokens.min() >= 0 and text.tokens.max() < len(text.counts)):
-        raise ValueError(
-            f"There are counts of {len(text.counts)} words, but the text's numbers run from {text.tokens.min()} to "
-            f"{text.tokens.max()}; both must come from the same vocabulary."
-        )
+    check_numbers(text)
     rng = np.random.default_rng([seed, epoch])
     kept = rng.random(len(text.tokens)) < keep_probability(text.counts, config.subsample)[text.tokens]
     c, t, b = config.window, config.stretch, config.stretches

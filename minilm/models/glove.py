@@ -24,7 +24,7 @@ from minilm.data.cooccurrence import Cooccurrence, batches
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Config:
-    """Hyper-parameters; the defaults are the paper's for vectors of this width.
+    """Hyper-parameters; the defaults are those of Stanford's program for vectors of this width.
 
     frequent, power: x_max and α of the weight f.
     """
@@ -146,6 +146,12 @@ def train(x: Cooccurrence, config: Config, seed: int = 0) -> Params:
     """Fit the table of counts, from the first vectors to the last epoch."""
     if not len(x.count):
         raise ValueError("There are no two words near each other to learn from; give more text, or a wider window.")
+    largest = max(x.word.max(), x.other.max())
+    if largest >= config.vocab_size or not np.isfinite(x.count).all():
+        raise ValueError(
+            f"The table should hold finite counts of words 0 to {config.vocab_size - 1}, config.vocab_size in number, "
+            f"and holds words up to {largest}{'' if np.isfinite(x.count).all() else ' and counts that are not finite'}."
+        )
     state = init(jax.random.key(seed), config)
     for epoch in range(config.epochs):
         for arrays in batches(x, config.batch_size, seed, epoch):

@@ -42,7 +42,7 @@ CELLS = {"elman": Cell(init_elman, elman_cell), "gru": Cell(init_gru, gru_cell),
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Config:
-    """Its hyper-parameters; the defaults are those of the medium LSTM of Zaremba et al. (arXiv:1409.2329), but tied."""
+    """Its hyper-parameters; by default the medium LSTM's of arXiv:1409.2329, but tied and without its dropout."""
 
     vocab_size: int = 10000
     context_length: int = 35  # tokens of a window in training and of a text it writes; the model has no such bound
@@ -109,8 +109,8 @@ def initial_state(params: Params, *leading: int) -> tuple:
 def read(params: Params, state, tokens: Int[Array, "... t"], *, config: Config, key=None):
     """Read a window of each text, from the state in which the one before it ended.
 
-    Windows of any length give what `apply` gives on the whole text. To the gradient of this window the state is a
-    constant: that is where backpropagation through time is truncated.
+    Windows of any length give what `apply` gives on the whole text. A state that is handed in from outside is a
+    constant to the gradient of this window: that is where backpropagation through time is truncated.
 
     Args:
       params, config: the model.

@@ -34,8 +34,10 @@ def make(words: Sequence[str], rows: np.ndarray) -> Vectors:
     index = {word: i for i, word in enumerate(words)}
     if len(index) < len(words):
         raise ValueError(f"{len(words) - len(index)} words stand twice; each may have one vector.")
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return Vectors(words, index, rows / np.where(length == 0, 1, length))
+    if not (finite := np.isfinite(rows).all(1)).all():
+        raise ValueError(f"The row of {words[int(np.argmin(finite))]!r} holds numbers that are not finite.")
+    length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return Vectors(words, index, (rows / np.where(length == 0, 1, length)).astype(np.result_type(rows, np.float32)))
 
 
 def nearest(vectors: Vectors, word: str | np.ndarray, count: int = 10) -> list[tuple[str, float]]:
@@ -89,7 +91,8 @@ def analogy(vectors: Vectors, a: str, b: str, c: str, count: int = 1, scores=sco
     asked = np.array([[_place(vectors, word)] for word in (a, b, c)])
     score = scores(vectors, *asked)[0]
     score[asked[:, 0]] = -np.inf
-    return [vectors.words[i] for i in np.argsort(-score, kind="stable")[:count]]
+    best = np.argsort(-score, kind="stable")[: min(count, np.isfinite(score).sum())]
+    return [vectors.words[i] for i in best]
 
 
 # ── held against people ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,16 +180,17 @@ def load(path: str | Path) -> tuple[list[str], np.ndarray]:
     """Read word2vec's text format, or GloVe's, which has no first line: words and their rows, `(n, d)` in float32."""
     with open(path, encoding="utf-8", newline="\n") as file:
         lines = [line.rstrip("\n ").split(" ") for line in file]
-    if lines and len(lines[0]) == 2:
+    if lines and len(lines[0]) == 2 and all(size.isdigit() for size in lines[0]):
         promised, d = map(int, lines.pop(0))
         if promised != len(lines):
             raise ValueError(f"{path} promises {promised} words and holds {len(lines)}; is it whole?")
     else:
         d = len(lines[0]) - 1 if lines else 0
-    rows = np.empty((len(lines), d), np.float32)
     for i, (_, *numbers) in enumerate(lines):
         if len(numbers) != d:
             raise ValueError(f"{path} has {len(numbers)} numbers where {d} were expected, for word {i + 1}.")
+    rows = np.empty((len(lines), d), np.float32)
+    for i, (_, *numbers) in enumerate(lines):
         rows[i] = numbers
     return [line[0] for line in lines], rows
 

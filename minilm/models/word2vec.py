@@ -52,6 +52,14 @@ class Config:
     stretch: int = 32
     stretches: int = 8
 
+    def __post_init__(self):
+        least = {"window": 1, "negatives": 0, "shared": 1, "epochs": 1, "stretch": 1, "stretches": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, and is {getattr(self, name)}.")
+        if not self.subsample > 0:
+            raise ValueError(f"subsample must be above 0, and is {self.subsample}: math.inf keeps every word.")
+
 
 class Params(NamedTuple):
     """v in the rows of `embedding`. u in those of `output`: one a word, or one a fork of the Huffman tree."""
@@ -184,8 +192,11 @@ def train(loss: Callable, text: windows.Text, config: Config, seed: int = 0) -> 
       config: hyper-parameters.
       seed: of the first vectors, and with the number of the epoch of what is drawn from the text.
     Raises:
+      ValueError: the text's vocabulary is not the config's.
       FloatingPointError: the learning rate was too large.
     """
+    if len(text.counts) != config.vocab_size:
+        raise ValueError(f"The text counts {len(text.counts)} words, and config.vocab_size is {config.vocab_size}.")
     tree = None if config.negatives else windows.huffman(text.counts)
     params = init(jax.random.key(seed), config)
     for epoch in range(config.epochs):

@@ -52,24 +52,26 @@ def _run(mutants, until, folder, tell):
     while workers:
         time.sleep(0.2)
         for worker in list(workers):
+            ended = worker.process.poll() is not None  # asked before the news, which may tell of its last mutant
             for name, outcome in worker.news():
                 outcomes[name] = outcome
                 if outcome == "survived":
                     print(f"survived: {name}", flush=True)
                 tell(outcomes)
-            if worker.process.poll() is not None and (name := worker.current) is not None:
-                outcomes[name] = f"the process ended with {worker.process.returncode}"
-            elif worker.process.poll() is None and time.monotonic() > until + ALARM:
-                worker.process.kill()  # what it was at has no result
-            elif worker.process.poll() is None and worker.is_stuck():
+            if not ended and time.monotonic() > until + ALARM:
                 worker.process.kill()
-                outcomes[worker.current] = "an endless loop"
-                tell(outcomes)
-            if worker.process.poll() is not None:
+                worker.process.wait()
+                workers.remove(worker)  # what it was at has no result
+            elif ended or worker.is_stuck():
+                worker.process.kill()
+                code = worker.process.wait()
+                if worker.current is not None:
+                    outcomes[worker.current] = f"the process ended with {code}" if ended else "an endless loop"
+                    tell(outcomes)
                 workers.remove(worker)
                 rest = [name for name in worker.share if name not in outcomes]
-                if worker.current is None and worker.process.returncode:
-                    raise RuntimeError(f"A worker ended with {worker.process.returncode} before its first mutant.")
+                if worker.current is None and code:
+                    raise RuntimeError(f"A worker ended with {code} before its first mutant.")
                 if rest and worker.current is not None and time.monotonic() < until:
                     workers.append(_Worker(rest, until, folder))
     return outcomes
@@ -129,15 +131,15 @@ def run_modules(paths: list[str], seconds: float, explained: set[str]) -> dict[s
 def run_survivors(seconds: float) -> dict[str, str]:
     """The outcomes of what survived and is not explained, kept as well.
 
-    For modules that are as they were, and tests of which none was taken away: what was noticed still is, then.
+    What was noticed still is, where no test was taken away. A module that changed since is still to be gone through.
     """
     results = json.loads(RESULTS.read_text())
     mutants = {path: mutants_of(path, ROOT) for path in results}
     left = [m for path, own in mutants.items() for m in own if m.name.split("::")[1] in results[path]["survived"]]
     outcomes = run([mutant for mutant in left if mutant.name not in listed()], seconds)
-    for path, own in mutants.items():
-        slips = [m.name.split("::")[1] for m in own if m in left and outcomes.get(m.name, "survived") == "survived"]
-        results[path] = {"digest": digest(path), "mutants": len(own), "survived": sorted(slips)}
+    for path in mutants:
+        slips = [m.name.split("::")[1] for m in left if m.path == path and outcomes.get(m.name) in (None, "survived")]
+        results[path] |= {"survived": sorted(slips)}
     _write(results)
     return outcomes
 

@@ -125,11 +125,12 @@ class Runner:
                     jax.clear_caches()
                 noticed = not _passes(item)
             if noticed:
-                if item.nodeid not in self.sound:
+                run = item.nodeid, jax.config.jax_disable_jit  # what passes compiled may not pass uncompiled
+                if run not in self.sound:
                     if clear:
                         jax.clear_caches()
-                    self.sound[item.nodeid] = _passes(item)
-                if self.sound[item.nodeid]:
+                    self.sound[run] = _passes(item)
+                if self.sound[run]:
                     self.kills[mutant.function, item.nodeid] += 1
                     return item.nodeid
         return None

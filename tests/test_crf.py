@@ -21,7 +21,7 @@ from minilm.layers.crf import (
 )
 from minilm.reference import crf as reference
 from tests.strategies import seeds
-from tests.tolerances import FORMULA, LAYER, assert_close
+from tests.tolerances import FORMULA, LAYER, REDUCTION, assert_close, unit_roundoff
 
 T, C = 5, 3
 PATHS = list(product(range(C), repeat=T))
@@ -223,6 +223,14 @@ def test_a_long_sequence_overflows_nowhere_and_a_likely_path_keeps_its_digits():
     assert abs(rounded_likelihood - expected) < 0.01 * -expected
     assert_close([flat(rounded_gradient), n], [flat(gradient), n], LAYER, jnp.float32)  # what n steps took, less n
     assert viterbi(*rounded)[0].tolist() == tags.tolist()
+
+
+def test_a_path_that_is_nearly_certain_has_a_likelihood_near_zero_however_large_its_score():
+    params, emissions = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), field(0, 100, C))
+    tags = jnp.asarray(np.random.default_rng(1).integers(0, C, 100))
+    for lead in (30.0, 1e5):
+        likelihood = crf_log_likelihood(params, emissions.at[jnp.arange(100), tags].add(lead), tags)
+        assert abs(likelihood) < REDUCTION * unit_roundoff(jnp.float32)
 
 
 @pytest.mark.parametrize("tag", [-1, C, 99])

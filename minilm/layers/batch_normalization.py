@@ -63,7 +63,7 @@ def batch_norm_training(
       params: γ (scale) and β (bias), `(d,)`.
       state: the running mean and variance, `(d,)`.
       x: `(..., d)`; all axes but the last are rows.
-      mask: True for the rows that count; broadcasts to `(...)`.
+      mask: True for the rows that count; broadcasts to `(...)`. The others must be finite, or gradients are not.
       momentum: m, a Python number; at 1 the state is the last batch's, at 0 it never moves.
       eps: ε, a Python number.
     Returns:

@@ -61,7 +61,7 @@ def crf_score(
     4.0
     """
     scores, n = _checked(params, emissions, length)
-    return _steps(scores, tags, n).sum()
+    return sum(_steps(scores, tags, n)).sum()
 
 
 @jax.jit
@@ -124,10 +124,12 @@ def crf_log_likelihood(
     -2.0794
     """
     scores, n = _checked(params, emissions, length)
-    steps = _steps(scores, tags, n)
-    taken_off = jax.lax.stop_gradient(jnp.where(steps == -jnp.inf, 0, steps))
-    others = scores._replace(e=scores.e - taken_off[:, None])
-    return (steps - taken_off).sum() - _log_normalizer(others, n)
+    parts = jnp.stack(_steps(scores, tags, n))
+    taken_off = jax.lax.stop_gradient(jnp.where(parts == -jnp.inf, 0, parts))
+    others = scores.e
+    for part in taken_off:  # one after the other: their sum would be rounded
+        others -= part[:, None]
+    return (parts - taken_off).sum() - _log_normalizer(scores._replace(e=others), n)
 
 
 @jax.jit
@@ -194,7 +196,7 @@ def viterbi(params: CRFParams, emissions: Float[Array, "t c"], length: Integer[A
     last, is_inside = jnp.argmax(delta + f), jnp.arange(len(e)) < n
     _, path = jax.lax.scan(step_back, last, (best_before, is_inside[1:]), reverse=True)
     tags = jnp.where(is_inside, jnp.append(path, last), -1)
-    return tags, _steps(scores, tags, n).sum()
+    return tags, sum(_steps(scores, tags, n)).sum()
 
 
 class _Scores(NamedTuple):
@@ -222,8 +224,9 @@ def _steps(scores, tags, n):
     t, c = jnp.arange(len(e)), len(b)
     y = jnp.where((tags >= 0) & (tags < c), tags, c)  # −1 would be the last tag; c is none, and gives NaN
     come = jnp.append(_at(b, y[:1]), _at(T, y[:-1], y[1:]))
-    leave = jnp.where(t == n - 1, _at(f, y), 0)
-    return jnp.where(t < n, come + _at(e, t, y) + leave, 0)
+    return tuple(
+        jnp.where(where, part, 0) for where, part in ((t < n, _at(e, t, y)), (t < n, come), (t == n - 1, _at(f, y)))
+    )
 
 
 def _at(table, *index):

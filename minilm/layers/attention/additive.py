@@ -48,7 +48,7 @@ def additive_scores(params: AdditiveParams, q: Float[Array, "t h"], k: Float[Arr
     Reference: `minilm.reference.attention.additive.additive_scores`. Paper: arXiv:1409.0473, section A.1.2.
 
     >>> params = AdditiveParams(w_q=jnp.ones((1, 1)), w_k=jnp.ones((2, 1)), v=jnp.array([3.0]))
-    >>> additive_scores(params, jnp.array([[-2.0]]), jnp.array([[1.0, 1.0], [9.0, 9.0]])).tolist()
+    >>> additive_scores(params, jnp.array([[-2.0]]), jnp.array([[1.0, 1.0], [9.0, 9.0]])).round(3).tolist()
     [[0.0, 3.0]]
     """
     a = matmul(q, params.w_q)[:, None, :] + matmul(k, params.w_k)[None, :, :]

@@ -109,7 +109,7 @@ def concat_scores(params: ConcatParams, q: Float[Array, "t h"], k: Float[Array, 
     Reference: `minilm.reference.attention.multiplicative.concat_scores`. Paper: arXiv:1508.04025, section 3.1.
 
     >>> params = ConcatParams(w=jnp.ones((3, 1)), v=jnp.array([3.0]))
-    >>> concat_scores(params, jnp.array([[-2.0]]), jnp.array([[1.0, 1.0], [9.0, 9.0]])).tolist()
+    >>> concat_scores(params, jnp.array([[-2.0]]), jnp.array([[1.0, 1.0], [9.0, 9.0]])).round(3).tolist()
     [[0.0, 3.0]]
     """
     w_q, w_k = jnp.split(params.w, [q.shape[-1]])
@@ -151,8 +151,8 @@ def local_p_weights(
     $$ w_{ts} = \operatorname{softmax}_{s: |s - p_t| \le D}(a_{ts})\; e^{-(s - p_t)^2 / 2 \sigma^2},
        \qquad \sigma = D / 2 $$
 
-    The place is a real number, through which its network learns. The weights sum to less than one. With D beyond all
-    places it is the softmax of the scores.
+    The place is a real number, through which its network learns. The weights sum to less than one. With D
+    infinite it is the softmax of the scores.
 
     Args:
       params: $W_p$ `(h, k)` and $v_p$ `(k,)`.
@@ -169,7 +169,7 @@ def local_p_weights(
     >>> local_p_weights(middle, jnp.ones((1, 1)), jnp.zeros((1, 4)), reach=1.0).round(3).tolist()
     [[0.0, 0.045, 0.333, 0.045]]
     """
-    mask, s = jnp.broadcast_to(mask, scores.shape), jnp.arange(scores.shape[1])
+    mask, s, q = jnp.broadcast_to(mask, scores.shape), jnp.arange(scores.shape[1]), q.astype(scores.dtype)
     p = mask.sum(-1, keepdims=True) * jax.nn.sigmoid(matmul(jnp.tanh(matmul(q, params.w_p)), params.v_p[:, None]))
-    distance = s - p.astype(scores.dtype)
+    distance = s - p
     return softmax(scores, where=mask & (jnp.abs(distance) <= reach)) * jnp.exp(-2 * (distance / reach) ** 2)

@@ -23,7 +23,17 @@ LONGEST_TEST = 360  # theorems stand beside each other, and are read one at a ti
 TOP_LEVEL = {"pyproject.toml", "README.md", "CHANGELOG.md", "minilm", "tests", "benchmarks", "examples"}
 
 # From the bottom of the house to the top. A module imports from its own floor and those below.
-FLOORS = {"shapes": 0, "config": 0, "initializers": 1, "data": 1, "layers": 2, "losses": 3, "models": 4, "cli": 6}
+FLOORS = {
+    "shapes": 0,
+    "pytrees": 0,
+    "config": 0,
+    "initializers": 1,
+    "data": 1,
+    "layers": 2,
+    "losses": 3,
+    "models": 4,
+    "cli": 6,
+}
 FLOORS |= {"metrics": 0}  # of numbers alone, so that data, models and training may take them
 UNNAMED_FLOOR = 5
 
@@ -114,6 +124,12 @@ def test_imports_go_one_way():
         if name.startswith("minilm.") and floor(name) > floor(module_name(path))
     ]
     assert not upwards, upwards
+
+
+def test_dataclasses_become_pytrees_of_a_structure_of_their_own():
+    assert not [
+        path for path, text in sources().items() if path.startswith("minilm/") and "register_dataclass\n" in text
+    ]
 
 
 def test_losses_training_and_generation_take_functions_and_import_no_model():

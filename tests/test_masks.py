@@ -1,5 +1,7 @@
 """Rules of who may see whom."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +137,14 @@ def test_a_rule_with_other_numbers_is_not_compiled_again():
     counts = [int(count(Causal() & SlidingWindow(width) | Prefix(jnp.array(width)))) for width in (1, 2, 5)]
     assert counts == sorted(set(counts))
     assert count._cache_size() == 1
+
+
+def test_rules_of_the_same_fields_are_of_different_structure():
+    """Or `jax.jit` may run the program of one for another."""
+    every = [*(kind(3) for kind in SIZED), Causal() & Everything(), Causal() | Everything(), Causal(), Everything()]
+    for one, other in itertools.combinations(map(jax.tree.structure, every), 2):
+        assert one != other
+    assert jax.tree.structure(SlidingWindow(3)) == jax.tree.structure(SlidingWindow(4))
 
 
 def test_rules_that_hold_arrays_are_mapped_over_a_batch():

@@ -29,6 +29,7 @@ from minilm.layers.feed_forward import MLPParams, init_mlp, mlp
 from minilm.layers.normalization import RMSNormParams, init_rms_norm, rms_norm
 from minilm.layers.position import rotary
 from minilm.losses import cross_entropy
+from minilm.pytrees import register
 from minilm.shapes import Tokens
 
 
@@ -73,7 +74,7 @@ class Params(NamedTuple):
     unembedding: Float[Array, "n d"]
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class Rotated:
     """Attention among queries and keys that are normalised, then turned to their positions: `Rotated(attend, ...)`."""

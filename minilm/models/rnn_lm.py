@@ -27,6 +27,7 @@ from minilm.layers.recurrent.gru import GRUParams, gru_cell, init_gru
 from minilm.layers.recurrent.lstm import LSTMParams, LSTMState, init_lstm, lstm_cell
 from minilm.layers.recurrent.unroll import stacked, unroll
 from minilm.losses import cross_entropy
+from minilm.pytrees import register
 
 
 class Cell(NamedTuple):
@@ -196,7 +197,7 @@ def draw_masks(key, params: Params, rate: float, leading: tuple[int, ...] = ()) 
     )
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class MaskedWeight:
     """W as a state meets it whose entries are masked: h @ MaskedWeight(W, m) = (h ⊙ m) W."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from minilm.initializers import normal
+from minilm.pytrees import register
 from minilm.shapes import Tokens
 
 
@@ -63,7 +64,7 @@ def alibi_slopes(n_heads: int) -> list[float]:
     return slopes if n == n_heads else slopes + alibi_slopes(2 * n)[: 2 * (n_heads - n) : 2]
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class Alibi:
     """ALiBi as `Dense` and `Blockwise` take it: `Dense(Causal(), Alibi.of(g, r))`."""
@@ -152,7 +153,7 @@ def _boundaries(n_buckets, max_distance):
     return [*range(1, e + 1), *wide]
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class T5Relative:
     """T5's bias as `Dense` and `Blockwise` take it; its table `(p, g, r)` is learned."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from minilm.pytrees import register
 from minilm.shapes import Tokens
 
 
@@ -62,7 +63,7 @@ def blockwise_attention(
     return o[:, :, :t], lse[:, :, :t]
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class Blockwise:
     """`Dense` without its scores in memory: `Blockwise(Causal())`."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
+from minilm.pytrees import register
 
 
 @jax.jit
@@ -91,7 +92,7 @@ def dot_product_attention(
     return mix(softmax(scores(q, k) + bias, where=mask), v)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class Dense:
     """Attention that holds all of its `t × s` scores: `Dense(Causal())`, `Dense(Causal(), Alibi.of(g, r))`.
@@ -109,7 +110,7 @@ class Dense:
         return dot_product_attention(q, k, v, *_mask_and_bias(self, query, key))
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class DenseWithWeights:
     """`Dense` that also returns its weights `(g, r, t, s)`, so that an alignment can be drawn."""

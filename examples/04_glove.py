@@ -11,10 +11,8 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 
-from minilm.data import cooccurrence, windows
+from minilm.data import cooccurrence, texts, windows
 from minilm.data.fetch import fetch
-from minilm.data.words import normalise
-from minilm.data.words import words as split
 from minilm.models import glove, vectors
 
 QUICK = bool(os.environ.get("MINILM_QUICK"))
@@ -28,29 +26,12 @@ SEED = int(os.environ.get("MINILM_SEED", "0"))
 # zero is kept, as a list of (word, other word, count).
 
 # %%
-HEAPS = {
-    "kin": "father mother brother sister son daughter husband wife uncle cousin",
-    "body": "eyes hand heart tongue lips ears face arm foot cheek",
-    "rank": "king queen duke prince earl lord bishop emperor captain soldier",
-    "sky and sea": "sun moon stars clouds wind sea storm thunder rain waves",
-    "virtue and vice": "honesty pride wisdom mercy envy courage patience malice shame ambition",
-}
-HEAPS = {name: heap.split() for name, heap in HEAPS.items()}
-
-
-def shakespeare():
-    """The speeches of the plays, or, where they cannot be had, sentences that are made up of the heaps."""
-    try:
-        files = sorted(fetch("shakespeare").glob("*_gut.txt"))
-    except OSError as error:
-        print(f"{error}\n`minilm fetch shakespeare` brings the plays. GENERATED sentences stand in for them below.")
-        rng = np.random.default_rng(0)
-        heaps = list(HEAPS.values())
-        return [[*rng.choice(heaps[i % 5], 6), *rng.choice(["the", "of", "and", "is"], 4)] for i in range(4_000)]
-    return [split(normalise(speech)) for file in files for speech in file.read_text("utf-8").split("\n\n")]
-
-
-names, text = windows.number(shakespeare(), min_count=20 if QUICK else 5)
+try:
+    speeches = texts.speeches()
+except OSError as error:
+    print(f"{error}\n`minilm fetch shakespeare` brings the plays. GENERATED sentences stand in for them below.")
+    speeches = texts.generated(4_000)
+names, text = windows.number(speeches, min_count=20 if QUICK else 5)
 x = cooccurrence.count(text, window=10)
 n = len(names)
 print(f"{n:,} words, and {len(x.count):,} of {n * n:,} pairs that meet ({len(x.count) / n**2:.1%})")
@@ -104,12 +85,7 @@ figure.savefig("04_glove_counts.png", dpi=150)
 # %%
 def in_place(v):
     """The share of the heaps' words whose nearest other one is of the same heap; guessing gives 18%."""
-    heap, words = zip(
-        *((h, word) for h, heap in enumerate(HEAPS.values()) for word in heap if word in v.index), strict=True
-    )
-    rows = np.array([v[word] for word in words])
-    nearest = (rows @ rows.T - 2 * np.eye(len(rows))).argmax(1)
-    return float(np.mean(np.array(heap)[nearest] == heap))
+    return vectors.neighbours_in_group(v, texts.HEAPS).value
 
 
 config = glove.Config(len(names), epochs=2 if QUICK else 15)
@@ -163,20 +139,8 @@ if not QUICK:
 # The two directions along which these words differ most, of all that the vectors have.
 
 # %%
-known = {name: [word for word in heap if word in big.index] for name, heap in HEAPS.items()}
-rows = np.array([big[word] for heap in known.values() for word in heap])
-centred = rows - rows.mean(0)
-_, _, directions = np.linalg.svd(centred, full_matrices=False)
-places = iter(centred @ directions[:2].T)
-figure, axes = plt.subplots(figsize=(9, 7))
-for name, heap in known.items():
-    a, b = np.array([next(places) for _ in heap]).T
-    (points,) = axes.plot(a, b, "o", label=name, markersize=4)
-    for word, i, j in zip(heap, a, b, strict=True):
-        axes.annotate(word, (i, j), (3, 3), textcoords="offset points", color=points.get_color(), fontsize=9)
-axes.set(xticks=[], yticks=[], title="GloVe, 6 billion words" if big is not small else "GloVe, fitted above")
-axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-figure.savefig("04_glove.png", dpi=150, bbox_inches="tight")
+title = "GloVe, 6 billion words" if big is not small else "GloVe, fitted above"
+vectors.draw_groups(big, texts.HEAPS, "04_glove.png", title)
 
 # %% [markdown]
 # What to expect: Stanford's vectors have no seed. Their correlation with WordSim-353 is 0.503, over all 353 pairs;

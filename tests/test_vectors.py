@@ -166,3 +166,33 @@ def test_files_of_vectors_with_one_number_need_no_first_line(tmp_path):
     path.write_text("the 0.5\nof -1.5\n")
     words, rows = vectors.load(path)
     assert (words, rows.tolist()) == (["the", "of"], [[0.5], [-1.5]])
+
+
+@cheap
+@given(seeds, st.lists(st.integers(0, 2), min_size=7, max_size=7))
+def test_a_group_is_kept_where_the_nearest_of_all_the_groups_is_of_it(seed, group_of):
+    v, rows = some(seed)
+    groups = {str(g): [word for word, own in zip(WORDS, group_of, strict=True) if own == g] for g in range(3)}
+    nearest = [max((j for j in range(7) if j != i), key=lambda j: cosine(rows[i], rows[j])) for i in range(7)]
+    right = sum(group_of[i] == group_of[j] for i, j in enumerate(nearest))
+    assert vectors.neighbours_in_group(v, {**groups, "unknown": ["unheard", "unseen"]}) == (right / 7, 7, 9)
+
+
+def test_groups_without_vectors_are_refused():
+    v, _ = some(0)
+    with pytest.raises(ValueError, match="Of the 3 words of the groups 1 have vectors"):
+        vectors.neighbours_in_group(v, {"a": ["the", "unheard"], "b": ["unseen"]})
+
+
+def test_a_map_shows_every_word_that_has_a_vector(tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    v, _ = some(0)
+    shown = []
+    close, plt.close = plt.close, lambda figure: shown.extend(text.get_text() for text in figure.axes[0].texts)
+    try:
+        vectors.draw_groups(v, {"short": ["the", "of", "unheard"], "long": ["Zürich", "new_york"]}, tmp_path / "m.png")
+    finally:
+        plt.close = close
+        plt.close("all")
+    assert sorted(shown) == ["Zürich", "new_york", "of", "the"]
+    assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")

@@ -3,7 +3,7 @@ r"""What is done with finished word vectors: neighbours, analogies, similarity a
 cos(a, b) = a · b / (|a| |b|)          b − a + c ≈ d: what is to c as b is to a?
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -161,6 +161,48 @@ def read_similarities(path: str | Path) -> list[tuple[str, str, float]]:
     """The pairs of `wordsim353.tsv`, in lower case: two words and a number, between tabs, comments aside."""
     rows = [line.lower().split("\t") for line in Path(path).read_text("utf-8").splitlines() if not line.startswith("#")]
     return [(row[0], row[1], float(row[2])) for row in rows if len(row) >= 3]
+
+
+def neighbours_in_group(vectors: Vectors, groups: Mapping[str, Sequence[str]]) -> Score:
+    """The share of words whose nearest, of all the groups' other words, is of their own group.
+
+    >>> v = make(["a", "b", "x", "y"], np.array([[2.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 2.0]]))
+    >>> neighbours_in_group(v, {"letters": ["a", "b"], "unknowns": ["x", "y", "z"]})
+    Score(value=1.0, answered=4, asked=5)
+    """
+    group, words = _of_groups(vectors, groups)
+    rows = vectors.unit[[vectors.index[word] for word in words]]
+    nearest = (rows @ rows.T - 2 * np.eye(len(rows))).argmax(1)
+    right = np.array(group)[nearest] == group
+    return Score(float(right.mean()), len(words), sum(map(len, groups.values())))
+
+
+def draw_groups(vectors: Vectors, groups: Mapping[str, Sequence[str]], path: str | Path, title: str = "") -> None:
+    """Draw the words of the groups along the two directions in which they differ most (principal components)."""
+    import matplotlib.pyplot as plt
+
+    group, words = _of_groups(vectors, groups)
+    rows = vectors.unit[[vectors.index[word] for word in words]]
+    _, _, directions = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    places = (rows - rows.mean(0)) @ directions[:2].T
+    figure, axes = plt.subplots(figsize=(9, 7))
+    for name in groups:
+        own = [i for i, one in enumerate(group) if one == name]
+        (points,) = axes.plot(*places[own].T, "o", label=name, markersize=4)
+        for i in own:
+            axes.annotate(words[i], places[i], (3, 3), textcoords="offset points", color=points.get_color(), fontsize=9)
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _of_groups(vectors, groups):
+    """The groups' words that have vectors, and the group of each."""
+    known = [(name, word) for name, words in groups.items() for word in words if word in vectors.index]
+    if len(known) < 2:
+        raise ValueError(f"Of the {sum(map(len, groups.values()))} words of the groups {len(known)} have vectors.")
+    return tuple(zip(*known, strict=True))
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -33,6 +33,7 @@ from minilm.layers.embedding import embed
 from minilm.layers.recurrent.unroll import stacked
 from minilm.losses import token_cross_entropy
 from minilm.models import rnn_lm
+from minilm.models.cells import CELLS
 from minilm.optimizers import make_optimizer
 from minilm.sampling import Sampler
 
@@ -66,7 +67,7 @@ SEED = int(os.environ.get("MINILM_SEED", "0"))
 # $$ h' = (1 - z) \odot n + z \odot h $$
 
 # %%
-for cell in rnn_lm.CELLS.values():
+for cell in CELLS.values():
     print(inspect.getsource(cell.step).split('"""')[-1].strip("\n"), end="\n\n")
 
 # %% [markdown]
@@ -202,7 +203,7 @@ def reach(params, tokens, targets, config):
     """The mean length of the last loss's gradient at every step, from the last step to the first."""
 
     def last_losses(x):
-        cell, state = rnn_lm.CELLS[config.cell].step, rnn_lm.initial_state(params, len(tokens))
+        cell, state = CELLS[config.cell].step, rnn_lm.initial_state(params, len(tokens))
         _, y = stacked(cell, params.layers, state, x)
         return token_cross_entropy(rnn_lm.read_out(params, y[:, -1]), targets).sum()
 

@@ -16,6 +16,7 @@ from minilm.data.batching import Batch
 from minilm.layers.recurrent.lstm import LSTMState
 from minilm.layers.recurrent.unroll import stacked, truncated_unroll
 from minilm.models import rnn_lm
+from minilm.models.cells import CELLS
 from minilm.reference.models import rnn_lm as reference
 from tests.strategies import seeds
 from tests.tolerances import DIFFERENCE, FORMULA, SAMPLING, assert_close
@@ -26,7 +27,7 @@ gradient_of_loss = jax.jit(jax.value_and_grad(rnn_lm.carried_loss, argnums=(0, 1
 CONFIG = rnn_lm.Config(vocab_size=11, context_length=7, n_layers=2, cell="gru", d_model=4, d_hidden=6, dropout=0.5)
 PLAIN = replace(CONFIG, cell="lstm", n_layers=1, dropout=0.0)
 KINDS = {"elman": "RNN", "gru": "GRU", "lstm": "LSTM"}
-each_cell = pytest.mark.parametrize("cell", rnn_lm.CELLS)
+each_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 def example(config, seed=0):
@@ -224,7 +225,7 @@ def test_leading_axes_are_sequences_of_their_own():
 def test_a_mask_of_ones_is_no_mask(cell):
     params, state, _ = example(replace(CONFIG, cell=cell))
     layer, s = params.layers[0], jax.tree.map(lambda leaf: leaf[0], state[0])
-    x, bare = params.embedding[3], rnn_lm.CELLS[cell].step
+    x, bare = params.embedding[3], CELLS[cell].step
     (after, mask), y = rnn_lm.variational(bare)(layer, (s, jnp.ones(6)), x)
     assert_close((after, y), bare(layer, s, x), FORMULA)
     np.testing.assert_array_equal(mask, np.ones(6))
@@ -241,7 +242,7 @@ def test_a_mask_is_the_same_at_every_step_and_differs_between_sequences():
     identity = params.layers[0]._replace(w_h=jnp.eye(6))
     params = params._replace(embedding=jnp.ones((11, 6)), layers=(identity,), unembedding=jnp.eye(6))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(rnn_lm.CELLS, "gru", rnn_lm.Cell(rnn_lm.init_gru, cell))
+        patch.setitem(CELLS, "gru", CELLS["gru"]._replace(step=cell))
         _, out = rnn_lm.read(params, state, jnp.zeros((B, T), jnp.int32), config=config, key=key)
     masks = rnn_lm.draw_masks(key, params, 0.5, (B,))
     expected = (masks.types[:, :1] * masks.inputs[0] + masks.states[0]) * masks.output

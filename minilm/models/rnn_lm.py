@@ -22,22 +22,10 @@ from minilm.data.batching import Batch
 from minilm.layers.dropout import dropout
 from minilm.layers.embedding import embed, init_embedding, unembed
 from minilm.layers.linear import LinearParams, init_linear, linear
-from minilm.layers.recurrent.elman import ElmanParams, elman_cell, init_elman
-from minilm.layers.recurrent.gru import GRUParams, gru_cell, init_gru
-from minilm.layers.recurrent.lstm import LSTMParams, LSTMState, init_lstm, lstm_cell
 from minilm.layers.recurrent.unroll import stacked, unroll
 from minilm.losses import cross_entropy
+from minilm.models.cells import CELLS, CellParams, check_cell, zero_state
 from minilm.pytrees import register
-
-
-class Cell(NamedTuple):
-    """What a layer is made of: its parameters at first, and one step."""
-
-    init: Callable
-    step: Callable
-
-
-CELLS = {"elman": Cell(init_elman, elman_cell), "gru": Cell(init_gru, gru_cell), "lstm": Cell(init_lstm, lstm_cell)}
 
 
 @jax.tree_util.register_static
@@ -54,15 +42,14 @@ class Config:
     dropout: float = 0.0
 
     def __post_init__(self):
-        if self.cell not in CELLS:
-            raise ValueError(f"There is no recurrent cell {self.cell!r}: choose one of {', '.join(CELLS)}.")
+        check_cell(self.cell)
 
 
 class Params(NamedTuple):
     """All of the model; `projection=None` where widths agree, `unembedding=None` where the embedding reads out too."""
 
     embedding: Float[Array, "n d"]
-    layers: tuple[ElmanParams | GRUParams | LSTMParams, ...]
+    layers: tuple[CellParams, ...]
     projection: LinearParams | None
     unembedding: Float[Array, "n d"] | None = None
 
@@ -96,15 +83,7 @@ def loss(params: Params, batch: Batch, *, config: Config, key=None):
 
 def initial_state(params: Params, *leading: int) -> tuple:
     """Zeros for each layer, and for each sequence of the leading axes: nothing has been read."""
-
-    def zeros(layer):
-        return jnp.zeros((*leading, len(layer.w_h)), layer.b_h.dtype)
-
-    # h and c are two arrays, for one given away twice, as a training step that reuses its memory would, is an error.
-    return tuple(
-        LSTMState(zeros(layer), zeros(layer)) if isinstance(layer, LSTMParams) else zeros(layer)
-        for layer in params.layers
-    )
+    return tuple(zero_state(layer, *leading) for layer in params.layers)
 
 
 def read(params: Params, state, tokens: Int[Array, "... t"], *, config: Config, key=None):

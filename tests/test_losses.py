@@ -69,10 +69,10 @@ def test_no_weights_count_every_token_once_and_booleans_are_numbers(loss):
 
 @pytest.mark.parametrize("name", ["cross_entropy", "label_smoothed_cross_entropy", "z_loss", "chunked_cross_entropy"])
 def test_by_hand_too_no_weights_count_every_token_once(name):
-    z, y, _ = map(np.asarray, example(1))
+    z, y, _ = (np.stack([a, b]) for a, b in zip(example(1), example(2), strict=True))
     arguments = {"z_loss": (z,), "chunked_cross_entropy": (z, np.eye(N), y)}.get(name, (z, y))
     by_hand = getattr(reference, name)
-    assert by_hand(*arguments)[0] == by_hand(*arguments, np.ones(T))[0]
+    assert by_hand(*arguments)[0] == by_hand(*arguments, np.ones((2, T)))[0]
 
 
 @every_loss

@@ -1,6 +1,7 @@
 """Encoders: equal to the ones by hand and to PyTorch's, and what a reader of texts of unequal lengths promises."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm.layers.dropout import dropout
-from minilm.models import encoders
 from minilm.models.encoders import Config, recurrent, words
 from minilm.reference.models import encoders as reference
 from tests.strategies import seeds
@@ -18,11 +18,12 @@ from tests.tolerances import DIFFERENCE, FORMULA, assert_close
 
 B, T, M = 3, 5, 2
 LENGTHS = np.array([5, 2, 0])
-GRU = Config(vocab_size=11, tokens_per_place=M, d_model=3, cell="gru", n_layers=2, d_hidden=4)
-LSTM = replace(GRU, cell="lstm", tokens_per_place=1, n_layers=1)
-ELMAN = replace(GRU, cell="elman", bidirectional=False)
-CASES = {"two gru layers": recurrent(GRU), "lstm": recurrent(LSTM), "elman": recurrent(ELMAN), "words": words(GRU)}
-CONFIGS = {"two gru layers": GRU, "lstm": LSTM, "elman": ELMAN, "words": GRU}
+KEY, RATE = jax.random.key(7), 0.5
+LSTM = Config(vocab_size=11, d_model=3, cell="lstm", d_hidden=4)
+GRU = replace(LSTM, cell="gru", tokens_per_place=M, bidirectional=False)
+DEEP = replace(GRU, n_layers=2, bidirectional=True, dropout=RATE)
+CONFIGS = {"lstm": LSTM, "gru, in one direction": GRU, "two layers, dropout": DEEP, "words, dropout": DEEP}
+CASES = {name: (words if "words" in name else recurrent)(config) for name, config in CONFIGS.items()}
 each_encoder = pytest.mark.parametrize("name", CASES)
 
 
@@ -35,78 +36,66 @@ def example(name, seed=0):
 
     params = jax.tree.map(moved, encoder.init(jax.random.key(seed)))
     shape = (B, T) if CONFIGS[name].tokens_per_place == 1 else (B, T, M)
-    tokens = rng.integers(0, 11, shape).astype(np.int32)
-    return params, tokens, rng.standard_normal((B, T, encoder.width))
+    return params, rng.integers(0, 11, shape).astype(np.int32), rng.standard_normal((B, T, encoder.width))
 
 
-def pulled_back(encoder, params, tokens, length, d_h, key=None):
-    """What the encoder says, and the gradient of its parameters."""
+@cache
+def pulled_back(name):
+    """A function to what the encoder says, and the gradient of its parameters."""
+    key = KEY if "dropout" in name else None
 
-    @jax.jit
     def both(params, tokens, length, d_h):
-        h, pull = jax.vjp(lambda params: encoder.apply(params, tokens, length, key), params)
+        h, pull = jax.vjp(lambda params: CASES[name].apply(params, tokens, length, key), params)
         return h, pull(d_h)[0]
 
-    return both(params, jnp.asarray(tokens), jnp.asarray(length), d_h)
+    return jax.jit(both)
 
 
-def by_hand(name, params, tokens, length, d_h, **dropped):
+def draws(name):
+    """What the layers keep of their inputs with the key: `rate` and `kept` of the reference."""
+    if "dropout" not in name:
+        return {}
+    keys, widths = ([KEY], [M * 3]) if "words" in name else (jax.random.split(KEY), [M * 3, 2 * 4])
+    pairs = zip(keys, widths, strict=True)
+    return {"rate": RATE, "kept": [np.asarray(dropout(jnp.ones((B, T, i)), RATE, key) != 0) for key, i in pairs]}
+
+
+def by_hand(name, params, tokens, d_h):
     params = jax.tree.map(np.asarray, params)
-    h, saved = reference.apply(params, tokens, length, CONFIGS[name].cell, **dropped)
+    h, saved = reference.apply(params, tokens, LENGTHS, CONFIGS[name].cell, **draws(name))
     return h, reference.apply_backward(saved, d_h)
 
 
 @each_encoder
 def test_what_it_says_and_the_gradient_of_every_parameter_equal_those_by_hand(name):
     params, tokens, d_h = example(name)
-    actual = pulled_back(CASES[name], params, tokens, LENGTHS, d_h)
-    expected = by_hand(name, params, tokens, LENGTHS, d_h)
+    actual, expected = pulled_back(name)(params, tokens, LENGTHS, d_h), by_hand(name, params, tokens, d_h)
     assert jax.tree.structure(actual[1]) == jax.tree.structure(expected[1])
     assert actual[0].shape == (B, T, CASES[name].width)
     assert_close(actual, expected, FORMULA)
-
-
-@pytest.mark.parametrize("build", [recurrent, words])
-def test_dropout_falls_on_the_inputs_of_each_layer_and_only_with_a_key(build):
-    config, key, rate = replace(GRU, dropout=0.5), jax.random.key(7), 0.5
-    name = "words" if build is words else "two gru layers"
-    params, tokens, d_h = example(name)
-    keys = [key] if build is words else jax.random.split(key, 2)
-    widths = (M * 3,) if build is words else (M * 3, 2 * 4)
-    kept = [dropout(jnp.ones((B, T, i)), rate, k) != 0 for k, i in zip(keys, widths, strict=True)]
-    actual = pulled_back(build(config), params, tokens, LENGTHS, d_h, key)
-    assert_close(actual, by_hand(name, params, tokens, LENGTHS, d_h, rate=rate, kept=kept), FORMULA)
-    silent = pulled_back(build(config), params, tokens, LENGTHS, d_h)
-    assert_close(silent, by_hand(name, params, tokens, LENGTHS, d_h), FORMULA)
 
 
 @each_encoder
 def test_the_gradient_by_hand_equals_central_differences(name):
     params, tokens, d_h = example(name, seed=1)
     params, rng, h = jax.tree.map(np.asarray, params), np.random.default_rng(1), 1e-5
-    kept = [rng.random((B, T, i)) < 0.5 for i in ((M * 3, 8) if name == "two gru layers" else (M * 3,))]
-    dropped = {"rate": 0.5, "kept": kept} if name in ("two gru layers", "words") else {}
     direction = jax.tree.map(lambda p: rng.standard_normal(p.shape), params)
 
     def along(h):
         moved = jax.tree.map(lambda p, v: p + h * v, params, direction)
-        return np.vdot(reference.apply(moved, tokens, LENGTHS, CONFIGS[name].cell, **dropped)[0], d_h)
+        return np.vdot(by_hand(name, moved, tokens, d_h)[0], d_h)
 
-    gradient = jax.tree.leaves(by_hand(name, params, tokens, LENGTHS, d_h, **dropped)[1])
+    gradient = jax.tree.leaves(by_hand(name, params, tokens, d_h)[1])
     slope = sum(np.vdot(*pair) for pair in zip(gradient, jax.tree.leaves(direction), strict=True))
     assert_close((along(h) - along(-h)) / (2 * h), slope, DIFFERENCE)
 
 
-def test_two_layers_of_lstms_in_both_directions_are_pytorchs():
+def test_lstms_in_both_directions_are_pytorchs():
     torch = pytest.importorskip("torch")
-    config = replace(LSTM, n_layers=2)
-    encoder, rng, lengths = recurrent(config), np.random.default_rng(0), np.array([5, 2, 4])
-    _, tokens, d_h = example("lstm")
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf + rng.standard_normal(leaf.shape), jnp.float64), encoder.init(jax.random.key(0))
-    )
+    params, tokens, d_h = example("lstm")
+    lengths = np.array([5, 2, 4])  # PyTorch knows no empty text
     embedding = torch.nn.Embedding(11, 3).double()
-    network = torch.nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True).double()
+    network = torch.nn.LSTM(3, 4, bidirectional=True, batch_first=True).double()
     theirs = [embedding.weight, *network.parameters()]
 
     def ours(params):
@@ -120,7 +109,7 @@ def test_two_layers_of_lstms_in_both_directions_are_pytorchs():
     expected, _ = torch.nn.utils.rnn.pad_packed_sequence(network(packed)[0], batch_first=True)
     (expected * torch.tensor(d_h)).sum().backward()
 
-    h, gradient = pulled_back(encoder, params, tokens, lengths, d_h)
+    h, gradient = pulled_back("lstm")(params, tokens, lengths, d_h)
     assert_close(h, expected.detach().numpy(), FORMULA)
     assert_close(ours(gradient), [p.grad.numpy() for p in theirs], FORMULA)
 
@@ -128,52 +117,48 @@ def test_two_layers_of_lstms_in_both_directions_are_pytorchs():
 @settings(max_examples=5)
 @given(seed=seeds)
 def test_padding_changes_nothing_whatever_stands_there(seed):
-    encoder = CASES["two gru layers"]
-    params, tokens, d_h = example("two gru layers", seed % 3)
-    inside = (np.arange(T) < LENGTHS[:, None])[..., None]
+    params, tokens, d_h = example("lstm", seed % 3)
+    inside = np.arange(T) < LENGTHS[:, None]
     others = np.where(inside, tokens, np.random.default_rng(seed).integers(0, 11, tokens.shape)).astype(np.int32)
-    (h, gradient), (same, same_gradient) = (
-        PULL(params, tokens, d_h) for tokens, d_h in ((tokens, d_h), (others, np.where(inside, d_h, 1e4)))
-    )
-    np.testing.assert_array_equal(h, same)
-    assert not h[~inside[..., 0]].any()
-    jax.tree.map(np.testing.assert_array_equal, gradient, same_gradient)
-    cut = encoder.apply(params, jnp.asarray(tokens[1, :2]), jnp.asarray(2))
-    assert_close(h[1, :2], cut, FORMULA)
+    h, gradient = pulled_back("lstm")(params, tokens, LENGTHS, d_h)
+    same = pulled_back("lstm")(params, others, LENGTHS, np.where(inside[..., None], d_h, 1e4))
+    jax.tree.map(np.testing.assert_array_equal, (h, gradient), same)
+    assert not h[~inside].any()
 
 
-@jax.jit
-def PULL(params, tokens, d_h):  # noqa: N802
-    encoder = CASES["two gru layers"]
-    h, pull = jax.vjp(lambda params: encoder.apply(params, tokens, jnp.asarray(LENGTHS)), params)
-    return h, pull(d_h)[0]
-
-
-@each_encoder
-def test_leading_axes_are_texts_of_their_own(name):
-    params, tokens, _ = example(name)
-    encode, lengths = jax.jit(CASES[name].apply), np.array([5, 2, 4])
-    together = encode(params, jnp.stack([tokens, tokens[::-1]]), jnp.stack([lengths, lengths[::-1]]))
-    one_by_one = jnp.stack([encode(params, row, length) for row, length in zip(tokens, lengths, strict=True)])
-    assert_close(together, jnp.stack([one_by_one, one_by_one[::-1]]), FORMULA)
+def test_a_text_without_its_padding_and_without_its_neighbours_is_read_alike():
+    params, tokens, _ = example("lstm")
+    encode = CASES["lstm"].apply
+    batch = jnp.stack([tokens, tokens[::-1]]), jnp.stack([LENGTHS, LENGTHS[::-1]])
+    together, alone = encode(params, *batch), encode(params, jnp.asarray(tokens[1, :2]), jnp.asarray(2))
+    assert_close(together[0, 1, :2], alone, FORMULA)
+    assert_close(together[1, 1, :2], alone, FORMULA)
+    np.testing.assert_array_equal(together[1], together[0, ::-1])
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("two gru layers", [True, True, True, True, True]),
-        ("elman", [False, False, True, True, True]),
-        ("words", [False, False, True, False, False]),
+        ("lstm", [True, True, True, True, True]),
+        ("gru, in one direction", [False, False, True, True, True]),
+        ("words, dropout", [False, False, True, False, False]),
     ],
 )
 def test_in_both_directions_every_place_hears_of_a_token_in_one_all_later_ones_do_and_alone_none(name, told):
-    params, tokens, _ = example(name)
+    params, tokens, d_h = example(name)
     other = tokens.copy()
     other[0, 2] = (tokens[0, 2] + 1) % 11
-    encode = jax.jit(CASES[name].apply)
-    before, after = (encode(params, jnp.asarray(x), jnp.asarray(LENGTHS)) for x in (tokens, other))
+    before, after = (pulled_back(name)(params, x, LENGTHS, np.ones_like(d_h))[0] for x in (tokens, other))
     assert (before != after).any(-1)[0].tolist() == told
     assert not (before != after)[1:].any()
+
+
+def test_without_a_key_nothing_is_dropped():
+    params, tokens, _ = example("words, dropout")
+    text = jnp.asarray(tokens), jnp.asarray(LENGTHS)
+    plain = words(replace(DEEP, dropout=0.0)).apply(params, *text)
+    np.testing.assert_array_equal(CASES["words, dropout"].apply(params, *text), plain)
+    assert (CASES["words, dropout"].apply(params, *text, KEY) != plain).any()
 
 
 @given(st.sampled_from(["vocab_size", "tokens_per_place", "d_model", "n_layers", "d_hidden"]))
@@ -188,5 +173,5 @@ def test_a_cell_that_is_not_there_is_refused_in_a_sentence():
 
 
 def test_one_configuration_is_one_record_so_that_nothing_is_compiled_twice():
-    assert encoders.recurrent(replace(GRU)) is CASES["two gru layers"]
-    assert encoders.words(replace(GRU)) is CASES["words"]
+    assert recurrent(replace(LSTM)) is CASES["lstm"]
+    assert words(replace(DEEP)) is CASES["words, dropout"]

@@ -59,6 +59,23 @@ def test_the_labelled_reviews_of_both_halves_become_rows(tmp_path):
     assert rows == 'text,label,split,stars\r\n"Lovely, ""really""<br />二",1,train,9\r\nNo.,0,test,1\r\n'
 
 
+def test_the_news_of_both_halves_become_rows_in_plain_text(tmp_path):
+    news = {
+        "ag_news_csv/train.csv": b'"3","Stocks","World #39;s quot;fall quot;\\today &lt;b&gt;"\n"4","Web","AT amp;T"\n',
+        "ag_news_csv/test.csv": b'"2","Cup","A; B"\n',
+    }
+    (tmp_path / "archive").write_bytes(sdist(news))
+    conversions.news_with_topics(tmp_path / "archive", tmp_path / "news.csv")
+    rows = (tmp_path / "news.csv").read_bytes().decode().split("\r\n")
+    assert rows == [
+        "text,label,split",
+        '"Stocks World\'s ""fall "" today <b>",Business,train',
+        "Web AT &T,Sci/Tech,train",
+        "Cup A; B,Sports,test",
+        "",
+    ]
+
+
 def test_every_data_set_is_pinned_has_terms_and_stays_in_its_folder():
     for name, dataset in DATASETS.items():
         assert name == dataset.name

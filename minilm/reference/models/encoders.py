@@ -21,7 +21,7 @@ class State(NamedTuple):
     c: np.ndarray
 
 
-def apply(params, tokens, length, cell=None, rate=0.0, kept=None):
+def apply(params, tokens, length, cell="", rate=0.0, kept=None):
     """x = [E[w_1], ..., E[w_m]] at each place;  x = layer(dropout(x)) for each layer.  Returns (h, saved).
 
     NumPy cannot draw what a JAX key draws, so `kept` is the draw itself: for each layer an array of the shape of its

@@ -1,0 +1,265 @@
+"""The tagger: equal to the one by hand, to PyTorch's, to all paths tried one by one, and blind to padding."""
+
+from dataclasses import replace
+from functools import cache, partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+
+from minilm import training
+from minilm.data.padding import PaddedBatches
+from minilm.layers.crf import init_crf
+from minilm.layers.linear import LinearParams
+from minilm.models import encoders, tagger
+from minilm.reference.models import tagger as reference
+from tests.strategies import seeds
+from tests.tolerances import DIFFERENCE, FORMULA, assert_close
+
+B, T, M, C = 3, 5, 2, 4
+LENGTHS = np.array([5, 2, 0])
+PAIRS = encoders.Config(vocab_size=11, tokens_per_place=M, d_model=3, cell="gru", d_hidden=6)
+SINGLE = replace(PAIRS, tokens_per_place=1, cell="lstm")
+CONFIGS = {
+    "gru, crf": tagger.Config(encoders.recurrent(PAIRS), C),
+    "lstm, softmax": tagger.Config(encoders.recurrent(SINGLE), C, crf=False),
+    "words, crf": tagger.Config(encoders.words(PAIRS), C),
+    "words, softmax": tagger.Config(encoders.words(PAIRS), C, crf=False),
+}
+each_model = pytest.mark.parametrize("name", CONFIGS)
+each_head = pytest.mark.parametrize("name", ["words, crf", "words, softmax"])
+CELL = {"gru, crf": "gru", "lstm, softmax": "lstm"}
+
+
+def example(name, seed=0):
+    """Float64 parameters of which nothing is zero, and a batch: junk in its padding, and one place that counts half."""
+    rng, config = np.random.default_rng(seed), CONFIGS[name]
+
+    def moved(leaf):
+        return jnp.asarray(leaf + 0.7 * rng.standard_normal(leaf.shape), jnp.float64)
+
+    params = jax.tree.map(moved, tagger.init(jax.random.key(seed), config))
+    tokens = rng.integers(0, 11, (B, T) if name == "lstm, softmax" else (B, T, M)).astype(np.int32)
+    tags, weights = rng.integers(0, C, (B, T)), np.ones((B, T))
+    weights[0, 3] = 0.5
+    inside = np.arange(T) < LENGTHS[:, None]
+    return params, tagger.Batch(tokens, LENGTHS, np.where(inside, tags, -1), np.where(inside, weights, 0))
+
+
+@cache
+def gradient_of_loss(name):
+    """`(params, batch) -> ((loss, metrics), gradient)`."""
+    return jax.jit(jax.value_and_grad(partial(tagger.loss, config=CONFIGS[name]), has_aux=True))
+
+
+@cache
+def decode(name):
+    """`(params, tokens, length) -> tags`."""
+    return jax.jit(partial(tagger.decode, config=CONFIGS[name]))
+
+
+def as_numpy(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+# ── what it is ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@each_model
+def test_the_loss_its_metrics_and_the_gradient_of_every_parameter_equal_those_by_hand(name):
+    params, batch = example(name)
+    (value, metrics), gradient = gradient_of_loss(name)(params, batch)
+    out, saved = reference.loss(as_numpy(params), batch, CELL.get(name, ""))
+    expected = reference.loss_backward(saved)
+    assert jax.tree.structure(gradient) == jax.tree.structure(expected)
+    assert (gradient.crf is None) == ("softmax" in name)
+    assert_close((value, metrics), out, FORMULA)
+    assert_close(gradient, expected, FORMULA)
+
+
+@each_model
+def test_the_gradient_by_hand_equals_central_differences(name):
+    params, batch = example(name, seed=1)
+    params, rng, h = as_numpy(params), np.random.default_rng(1), 1e-5
+    direction = jax.tree.map(lambda p: rng.standard_normal(p.shape), params)
+
+    def along(h):
+        moved = jax.tree.map(lambda p, v: p + h * v, params, direction)
+        return reference.loss(moved, batch, CELL.get(name, ""))[0][0]
+
+    gradient = jax.tree.leaves(reference.loss_backward(reference.loss(params, batch, CELL.get(name, ""))[1]))
+    slope = sum(np.vdot(*pair) for pair in zip(gradient, jax.tree.leaves(direction), strict=True))
+    assert_close((along(h) - along(-h)) / (2 * h), slope, DIFFERENCE)
+
+
+@settings(max_examples=5)
+@given(seed=seeds)
+def test_a_path_has_its_share_of_all_paths_and_the_best_of_all_is_chosen(seed):
+    params, batch = example("words, crf", seed % 7)
+    emissions = as_numpy(reference.apply(as_numpy(params), batch.tokens, batch.length)[0])
+    T_, b, f = as_numpy(params.crf)
+    nats, best = 0.0, np.full((B, T), -1)
+    for text, n in enumerate(LENGTHS[:2]):
+        scores = {
+            y: b[y[0]] + f[y[-1]] + sum(emissions[text, range(n), y]) + sum(T_[y[:-1], y[1:]])
+            for y in product(range(C), repeat=int(n))
+        }
+        log_p = scores[tuple(batch.tags[text, :n])] - np.log(np.sum(np.exp([*scores.values()])))
+        nats -= batch.weights[text].sum() / n * log_p
+        best[text, :n] = max(scores, key=scores.get)
+    (value, metrics), _ = gradient_of_loss("words, crf")(params, batch)
+    assert_close((value, metrics.loss_sum), (nats / 6.5, nats), FORMULA)
+    np.testing.assert_array_equal(decode("words, crf")(params, batch.tokens, batch.length), best)
+    assert metrics.correct_count == (batch.weights * (best == batch.tags)).sum()
+
+
+def test_lstms_in_both_directions_below_a_softmax_are_pytorchs():
+    torch = pytest.importorskip("torch")
+    params, batch = example("lstm, softmax")
+    lengths = np.array([5, 2, 4])  # PyTorch knows no empty text
+    batch = batch._replace(length=lengths, tags=np.abs(batch.tags), weights=1.0 * (np.arange(T) < lengths[:, None]))
+    embedding, network = torch.nn.Embedding(11, 3), torch.nn.LSTM(3, 6, bidirectional=True, batch_first=True)
+    output = torch.nn.Linear(12, C)
+    theirs = [p for module in (embedding, network, output) for p in module.double().parameters()]
+
+    def ours(params):
+        cells = [np.asarray(w).T for layer in params.encoder.layers for cell in layer for w in cell]
+        return [params.encoder.embedding, *cells, np.asarray(params.output.w).T, params.output.b]
+
+    for their, our in zip(theirs, ours(params), strict=True):
+        their.data = torch.tensor(np.ascontiguousarray(our))
+    x = embedding(torch.tensor(batch.tokens, dtype=torch.long))
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
+    h, _ = torch.nn.utils.rnn.pad_packed_sequence(network(packed)[0], batch_first=True)
+    targets = torch.tensor(np.where(batch.weights == 1, batch.tags, -100))
+    expected = torch.nn.functional.cross_entropy(output(h).flatten(0, 1), targets.flatten())
+    expected.backward()
+
+    (value, _), gradient = gradient_of_loss("lstm, softmax")(params, batch)
+    assert_close(value, expected.item(), FORMULA)
+    assert_close(ours(gradient), [p.grad.numpy() for p in theirs], FORMULA)
+
+
+def test_a_crf_that_knows_no_neighbours_is_the_softmax():
+    params, batch = example("words, crf")
+    zero = init_crf(C, dtype=jnp.float64)
+    batch = batch._replace(weights=1.0 * (batch.weights > 0))  # half a place is half a token, or a part of a path
+    (value, metrics), gradient = gradient_of_loss("words, crf")(params._replace(crf=zero), batch)
+    alone = params._replace(crf=None)
+    out, expected = gradient_of_loss("words, softmax")(alone, batch)
+    assert_close((value, metrics), out, FORMULA)
+    assert_close(gradient._replace(crf=None), expected, FORMULA)
+    tags = decode("words, crf")(params._replace(crf=zero), batch.tokens, batch.length)
+    np.testing.assert_array_equal(tags, decode("words, softmax")(alone, batch.tokens, batch.length))
+
+
+@given(seeds)
+def test_what_is_forbidden_is_never_chosen_and_leaves_every_gradient_finite(seed):
+    params, batch = example("words, crf", seed % 7)
+    allowed = np.random.default_rng(seed).random((C, C)) < 0.4
+    start, end = np.arange(C) != 1, np.arange(C) != 2
+    allowed[0, 3] = allowed[3, 0] = allowed[0, 0] = True  # a path of any length is left
+    crf = tagger.forbid(params.crf, *map(jnp.asarray, (start, allowed, end)))
+    params = params._replace(crf=crf)
+    tags = np.asarray(decode("words, crf")(params, batch.tokens, batch.length))
+    for path in (tags[0], tags[1, :2]):
+        assert start[path[0]]
+        assert end[path[-1]]
+        assert allowed[path[:-1], path[1:]].all()
+    (value, metrics), gradient = gradient_of_loss("words, crf")(params, batch._replace(tags=tags))
+    assert np.isfinite(value)
+    assert metrics.correct_count == metrics.token_count
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert not gradient.crf.transitions[~allowed].any()
+
+
+# ── what a batch is ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["gru, crf", "words, softmax"])
+def test_padding_changes_nothing_whatever_stands_there(name):
+    params, batch = example(name)
+    rng, inside = np.random.default_rng(3), np.arange(T) < LENGTHS[:, None]
+    others = rng.integers(0, 11, batch.tokens.shape).astype(np.int32)
+    junk = tagger.Batch(
+        tokens=np.where(inside.reshape(B, T, *[1] * (batch.tokens.ndim - 2)), batch.tokens, others),
+        length=LENGTHS,
+        tags=np.where(inside, batch.tags, 99),
+        weights=np.where(inside, batch.weights, 7.0),
+    )
+    found, expected = (gradient_of_loss(name)(params, b) for b in (junk, batch))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    tags = decode(name)(params, junk.tokens, junk.length)
+    np.testing.assert_array_equal(tags, decode(name)(params, batch.tokens, batch.length))
+    np.testing.assert_array_equal(tags == -1, ~inside)
+
+
+@each_head
+def test_a_batch_is_its_texts_one_by_one_each_as_heavy_as_its_places(name):
+    params, batch = example(name)
+    (_, metrics), gradient = gradient_of_loss(name)(params, batch)
+    singly = [gradient_of_loss(name)(params, jax.tree.map(lambda leaf, i=i: leaf[i], batch)) for i in range(B)]
+    assert_close(metrics, jax.tree.map(lambda *parts: sum(parts), *(m for (_, m), _ in singly)), FORMULA)
+    shares = [m.token_count / metrics.token_count for (_, m), _ in singly]
+    mean = jax.tree.map(lambda *parts: sum(s * p for s, p in zip(shares, parts, strict=True)), *(g for _, g in singly))
+    assert_close(gradient, mean, FORMULA)
+
+
+@each_head
+def test_a_text_of_no_weight_is_not_looked_at(name):
+    params, batch = example(name)
+    ignored = batch._replace(weights=batch.weights * [[1], [0], [0]])
+    junk = ignored._replace(tags=np.where(np.arange(B)[:, None] == 1, 99, batch.tags))
+    found, expected = (gradient_of_loss(name)(params, b) for b in (junk, ignored))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert found[0][1].token_count == 4.5
+    (value, _), gradient = gradient_of_loss(name)(params, batch._replace(weights=0 * batch.weights))
+    assert value == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_dropout_acts_on_what_the_encoder_says_and_only_with_a_key():
+    params, batch = example("words, softmax")
+    config = replace(CONFIGS["words, softmax"], dropout=0.5)
+    reads_all = params._replace(output=LinearParams(w=jnp.eye(6), b=jnp.zeros(6)))
+    text = jnp.asarray(batch.tokens), jnp.asarray(batch.length)
+    plain, one, same = (tagger.apply(reads_all, *text, config=config, key=k) for k in (None, *2 * [jax.random.key(1)]))
+    np.testing.assert_array_equal(one, same)
+    assert ((one == 0) | (one == 2 * plain)).all()
+    assert 0.2 < (one == 0).mean() < 0.8
+
+
+# ── as a model among models ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_begins_at_ln_c_and_learns_tags_that_depend_on_what_comes_later():
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 3, n) for n in rng.integers(2, 7, 40)]
+    tags = [np.append(text[1:], 0) for text in texts]  # each is tagged with its successor
+    batches = PaddedBatches((texts, tags), sizes=(6,), places=120)
+    encoder = encoders.recurrent(encoders.Config(vocab_size=3, d_model=4, cell="elman", d_hidden=8))
+    config, optimizer = tagger.Config(encoder, 3), optax.adam(0.05)
+    state = training.init_state(jax.jit(tagger.init)(jax.random.key(0), config), optimizer)
+    step = training.make_step(partial(tagger.loss, config=config), optimizer, seed=0)
+
+    def batch_of(padded):
+        return tagger.Batch(padded.columns[0], padded.length, padded.columns[1], padded.place_weights(6))
+
+    drawn = [batch_of(batches.batch(k)) for k in range(50)]
+    state, metrics = step(state, jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *drawn))
+    assert abs(metrics["loss"][0] / np.log(3) - 1) < 0.01
+    found = batches.each_text(
+        lambda p: tagger.decode(state.params, *map(jnp.asarray, (p.columns[0], p.length)), config=config)
+    )
+    assert all(
+        row[: len(y)].tolist() == y.tolist() and (row[len(y) :] == -1).all() for row, y in zip(found, tags, strict=True)
+    )
+
+
+def test_one_tag_alone_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="at least 2 tags apart, and n_tags is 1"):
+        tagger.Config(CONFIGS["words, crf"].encoder, 1)

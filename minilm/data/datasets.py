@@ -270,6 +270,22 @@ _ALL = (
         ),
         CMUDICT,
     ),
+    DataSet(
+        "cjk-font",
+        "Noto Sans CJK: the letters of Chinese, Japanese and Korean, for plots (in the shapes that Japan prefers)",
+        "SIL Open Font License 1.1",
+        "https://github.com/notofonts/noto-cjk",
+        Package(
+            "noto-cjk-sans-jp-regular",
+            "0.0.1",
+            13638910,
+            "7d3db65a6fdc4cc64d7bed5c869a1f70c99da9ef4cbce9c5dd94756207a2ac85",
+            "noto_cjk_sans_jp_regular",
+        ),
+        listed("""
+    68a3fc98800b2a27b371f2fb79991daf3633bd89309d4ffaa6946fd587f375b5 16467736 NotoSansCJKjp-Regular.otf
+"""),
+    ),
 )
 
 DATASETS: dict[str, DataSet] = {dataset.name: dataset for dataset in _ALL}

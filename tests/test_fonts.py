@@ -1,0 +1,30 @@
+"""Chinese in plots: which font is taken, and that what it lacks is found before boxes are drawn."""
+
+from pathlib import Path
+
+import pytest
+
+from minilm.data import fonts
+from minilm.data.datasets import DATASETS
+from minilm.data.fetch import folder_of, is_here
+
+
+def test_an_installed_font_is_taken_before_any_is_fetched(monkeypatch):
+    monkeypatch.setattr(fonts, "fetch", lambda name: pytest.fail(f"{name} was fetched"))
+    assert fonts.chinese_font(["No Such Font", "DejaVu Serif", "DejaVu Sans"]).get_name() == "DejaVu Serif"
+
+
+def test_where_none_is_installed_the_pinned_one_is_fetched(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(fonts, "fetch", lambda name: asked.append(name) or tmp_path)
+    font = fonts.chinese_font(["No Such Font"])
+    assert asked == ["cjk-font"]
+    assert font.get_file() == str(tmp_path / DATASETS["cjk-font"].files[0].name)
+
+
+@pytest.mark.skipif(not is_here(DATASETS["cjk-font"]), reason="the font is not in the cache: minilm fetch cjk-font")
+def test_the_pinned_font_lacks_no_letter_of_the_course(monkeypatch):
+    monkeypatch.setattr(fonts, "fetch", lambda name: folder_of(DATASETS["cjk-font"]))
+    text = "".join(path.read_text("utf-8") for path in (Path(__file__).parent.parent / "examples").glob("*.py"))
+    chinese = {letter for letter in text if "\u3000" <= letter <= "\u9fff"}
+    assert not fonts.missing_letters("".join(chinese), fonts.chinese_font([]))

@@ -41,7 +41,7 @@ def test_each_text_comes_once_an_epoch_whole_and_beside_its_label(lengths, place
                     assert batch.columns[2][row] == (labels[i] if i >= 0 else 0)
                     assert not batch.columns[0][row, n:].any()
                     assert not batch.columns[1][row, n:].any()
-                    assert batch.place_weights(size)[row].tolist() == [1] * n + [0] * (size - n)
+                    assert batch.place_weights[row].tolist() == [1] * n + [0] * (size - n)
                     if n:
                         np.testing.assert_array_equal(batch.columns[0][row, :n], tokens[i])
                         np.testing.assert_array_equal(batch.columns[1][row, :n], tags[i])

@@ -247,7 +247,7 @@ def test_it_begins_at_ln_c_and_learns_tags_that_depend_on_what_comes_later():
     step = training.make_step(partial(tagger.loss, config=config), optimizer, seed=0)
 
     def batch_of(padded):
-        return tagger.Batch(padded.columns[0], padded.length, padded.columns[1], padded.place_weights(6))
+        return tagger.Batch(padded.columns[0], padded.length, padded.columns[1], padded.place_weights)
 
     drawn = [batch_of(batches.batch(k)) for k in range(50)]
     state, metrics = step(state, jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *drawn))

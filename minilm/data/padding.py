@@ -34,9 +34,10 @@ class Padded(NamedTuple):
     weights: np.ndarray
     index: np.ndarray
 
-    def place_weights(self, size: int) -> np.ndarray:
-        """`(b, t)` float32, the weight of each text at each of its places, 0 at those that fill it up to size t."""
-        return self.weights[:, None] * (np.arange(size) < self.length[:, None])
+    @property
+    def place_weights(self) -> np.ndarray:
+        """`(b, t)` float32, the weight of each text at each of its places, 0 at those that fill it up."""
+        return self.weights[:, None] * (np.arange(self.columns[0].shape[1]) < self.length[:, None])
 
 
 def padded_sizes(lengths: Sequence[int] | np.ndarray, count: int = 4, multiple: int = 8) -> tuple[int, ...]:

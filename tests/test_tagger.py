@@ -16,6 +16,7 @@ from minilm.data.padding import PaddedBatches
 from minilm.layers.crf import init_crf
 from minilm.layers.linear import LinearParams
 from minilm.models import encoders, tagger
+from minilm.reference import crf as by_hand
 from minilm.reference.models import tagger as reference
 from tests.strategies import seeds
 from tests.tolerances import DIFFERENCE, FORMULA, assert_close
@@ -155,6 +156,16 @@ def test_a_crf_that_knows_no_neighbours_is_the_softmax():
     assert_close(gradient._replace(crf=None), expected, FORMULA)
     tags = decode("words, crf")(params._replace(crf=zero), batch.tokens, batch.length)
     np.testing.assert_array_equal(tags, decode("words, softmax")(alone, batch.tokens, batch.length))
+
+
+@each_head
+def test_marginals_are_the_mean_of_all_paths_and_of_no_place_in_the_padding(name):
+    params, batch = example(name)
+    crf = init_crf(C, dtype=jnp.float64) if params.crf is None else params.crf
+    emissions = reference.apply(as_numpy(params), batch.tokens, batch.length)[0]
+    expected = [by_hand.crf_marginals(as_numpy(crf), e, n)[0] for e, n in zip(emissions, LENGTHS, strict=True)]
+    text = jnp.asarray(batch.tokens), jnp.asarray(batch.length)
+    assert_close(tagger.marginals(params, *text, config=CONFIGS[name]), np.stack(expected), FORMULA)
 
 
 @given(seeds)

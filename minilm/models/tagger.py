@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from minilm.layers.crf import CRFParams, crf_log_likelihood, init_crf, viterbi
+from minilm.layers.crf import CRFParams, crf_log_likelihood, crf_marginals, init_crf, viterbi
 from minilm.layers.dropout import dropout
 from minilm.layers.linear import LinearParams, init_linear, linear
 from minilm.losses import Metrics, cross_entropy
@@ -118,6 +118,16 @@ def decode(
 ) -> Int[Array, "... t"]:
     """The tags that are chosen, `(..., t)`; −1 in padding."""
     return choose(params.crf, apply(params, tokens, length, config=config), length)
+
+
+def marginals(
+    params: Params, tokens: Int[Array, "..."], length: Int[Array, "..."], *, config: Config
+) -> Float[Array, "... t c"]:
+    """The probability of each tag at each place, whatever the others are, `(..., t, c)`; 0 in padding."""
+    emissions = apply(params, tokens, length, config=config)
+    if params.crf is not None:
+        return _each(partial(crf_marginals, params.crf), length)(emissions, length)
+    return jnp.where(_inside(emissions, length)[..., None], jax.nn.softmax(emissions), 0)
 
 
 def choose(crf: CRFParams | None, emissions: Float[Array, "... t c"], length: Int[Array, "..."]) -> Int[Array, "... t"]:

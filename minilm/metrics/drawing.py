@@ -1,0 +1,29 @@
+"""Pictures of how well labels are predicted."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def draw_confusion(axes, matrix: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a confusion matrix with its counts; the shade of each is its share of the row, of all that are so.
+
+    Args:
+      axes: of matplotlib.
+      matrix: `(c, c)`, rows the truth and columns what was predicted, of `minilm.metrics.classification`.
+      names: of the c classes.
+    Raises:
+      ValueError: there are not as many names as rows and columns.
+    """
+    if np.shape(matrix) != (len(names), len(names)):
+        raise ValueError(
+            f"expected a row and a column for each of {len(names)} classes, got a matrix of {np.shape(matrix)}: name "
+            "all of its classes, in their order."
+        )
+    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(matrix):
+        axes.text(j, i, f"{count:,}", ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    axes.set(xlabel="taken for", ylabel="is")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.metrics.disagreements import Recall, differences, entity_mistakes, word_recall
+from minilm.metrics.disagreements import Recall, differences, entity_mistakes, recall_of_known
 from minilm.metrics.spans import Span, segmentation_scores, span_counts, word_spans
 
 TEXT = "研究生命起源"
@@ -35,18 +35,20 @@ def _between(words, start, stop):
 
 
 @given(borders, st.sets(st.sampled_from(["研究", "生命", "研", "起源", "源"])))
-def test_the_recall_of_known_and_unknown_words_together_is_the_recall(at, dictionary):
+def test_the_recall_of_known_and_of_unknown_words_together_is_the_recall(at, dictionary):
     true, predicted = map(cut, at)
-    recall = word_recall([true], [predicted], dictionary)
+    recall = recall_of_known([TEXT], [word_spans(true)], [word_spans(predicted)], dictionary)
     known = sum(word in dictionary for word in true)
     parts = [r * n for r, n in zip(recall, (known, len(true) - known), strict=True) if n]
     assert math.isclose(sum(parts), segmentation_scores([true], [predicted]).recall * len(true))
     assert math.isnan(recall.known) == (known == 0)
 
 
-def test_words_are_known_by_the_dictionary_alone():
-    assert word_recall([["a", "bc"]], [["a", "b", "c"]], {"a"}) == Recall(1.0, 0.0)
-    assert word_recall([["a", "bc"]], [["a", "b", "c"]], {"bc"}) == Recall(0.0, 1.0)
+def test_a_span_is_known_by_its_text_and_found_only_with_its_type():
+    texts, true = ["abc", "a"], [[Span(0, 1, "X"), Span(1, 3, "Y")], [Span(0, 1, "X")]]
+    predicted = [[Span(0, 1, "X"), Span(1, 3, "X")], []]
+    assert recall_of_known(texts, true, predicted, {"a"}) == Recall(0.5, 0.0)
+    assert recall_of_known(texts, true, predicted, {"bc"}) == Recall(0.0, 0.5)
 
 
 spans = st.sets(st.integers(0, 7), max_size=6).flatmap(

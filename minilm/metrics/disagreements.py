@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minilm.metrics.spans import Span, word_spans
+from minilm.metrics.spans import Span
 
 
 class Recall(NamedTuple):
-    """The share of words that were found, of those in a dictionary and of the others; NaN where there are none."""
+    """The share of spans that were found, of those whose text is known and of the others; NaN where there are none."""
 
     known: float
     unknown: float
@@ -24,24 +24,29 @@ class Difference(NamedTuple):
     predicted: tuple[str, ...]
 
 
-def word_recall(
-    targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]], dictionary: Collection[str]
+def recall_of_known(
+    texts: Sequence[str],
+    targets: Sequence[Sequence[Span]],
+    predictions: Sequence[Sequence[Span]],
+    known: Collection[str],
 ) -> Recall:
-    """How many of the true words were found, apart for those of a dictionary and for those that no dictionary gave.
+    """How many of the true words or names were found, apart for those that are known and for those that are new.
 
     Args:
-      targets: the true words of each text.
-      predictions: the predicted ones, of the same texts.
-      dictionary: the known words; those of the training texts, say.
+      texts: the texts.
+      targets: the true spans of each.
+      predictions: the predicted ones.
+      known: the words, or the names, of the training texts, say.
 
-    >>> word_recall([["研究", "生命", "起源"]], [["研究", "生命", "起", "源"]], {"研究", "生命"})
+    >>> from minilm.metrics.spans import word_spans
+    >>> recall_of_known(["研究生命"], [word_spans(["研究", "生命"])], [word_spans(["研究", "生", "命"])], {"研究"})
     Recall(known=1.0, unknown=0.0)
     """
     found: dict[bool, list[bool]] = {True: [], False: []}
-    for true, predicted in zip(targets, predictions, strict=True):
-        spans = set(word_spans(predicted))
-        for word, span in zip(true, word_spans(true), strict=True):
-            found[word in dictionary].append(span in spans)
+    for text, true, predicted in zip(texts, targets, predictions, strict=True):
+        hits = set(predicted)
+        for span in true:
+            found[text[span.start : span.stop] in known].append(span in hits)
     return Recall(*(float(np.mean(found[which])) if found[which] else np.nan for which in (True, False)))
 
 

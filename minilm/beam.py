@@ -72,11 +72,7 @@ def beam_search(
     Paper: arXiv:1609.08144 (length penalty).
     """
     [prompt] = check_prompts([prompt], config.vocab_size, config.context_length)
-    for name, value in (("beams", beams), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, and is {value}.")
-    if not 0 <= length_penalty < float("inf"):
-        raise ValueError(f"length_penalty must be 0 (none) or more, and is {length_penalty:g}.")
+    _check_settings(beams, max_new_tokens, length_penalty)
     s = config.context_length
     steps = min(max_new_tokens, s - len(prompt))
     tokens = np.zeros((1, s), np.int32)
@@ -84,29 +80,82 @@ def beam_search(
     length = np.array([len(prompt)], np.int32)
     state = read_prompts(model, config, params, tokens, length - 1)
     options = (np.float32(length_penalty), np.int32(-1 if end_token is None else end_token))
-    beam = _search(model, config, beams, params, state, tokens, length, steps, *options)
-    scores = np.asarray(_score(beam.log_p, beam.length - len(prompt), length_penalty))
-    order = [row for row in np.argsort(-scores, kind="stable") if np.isfinite(scores[row])]
-    found = [np.asarray(beam.tokens[row, len(prompt) : beam.length[row]]) for row in order]
-    return [Hypothesis(_written(new, end_token), float(scores[row])) for new, row in zip(found, order, strict=True)]
+    beam = _continue(model, config, beams, params, state, tokens, length, steps, *options)
+    return _hypotheses(beam, len(prompt), length_penalty, end_token)
 
 
-@partial(jax.jit, static_argnames=("model", "config", "beams"))
-def _search(model, config, beams, params, state, tokens, length, steps, length_penalty, end_token) -> Beam:
-    prompt_length = length[0]
+def translate(
+    model,
+    params,
+    config,
+    source,
+    source_length,
+    *,
+    max_new_tokens: int,
+    beams: int = 1,
+    length_penalty: float = 0.0,
+    boundary: int = 0,
+) -> list[list[Hypothesis]]:
+    r"""What a model that reads one text and writes another writes of each source, the best hypothesis first.
+
+    $$ \mathrm{score}(y) = \frac{1}{|y|^{\alpha}} \sum_{i=1}^{|y|} \log P(y_i \mid \text{source}, y_{<i}) $$
+
+    One beam is greedy: at every step the likeliest token. All sources are searched at once, each by itself.
+
+    Args:
+      model: a namespace with `read` and `step`, such as `minilm.models.seq2seq`.
+      params, config: its parameters and hyper-parameters.
+      source: token ids `(b, s)`.
+      source_length: how many of each row count, `(b,)`.
+      max_new_tokens: the longest |y|, the boundary that ends it included.
+      beams: how many hypotheses are kept for each source.
+      length_penalty: α.
+      boundary: the id that the decoder is told first, and that ends what it writes.
+    Returns:
+      for each source at most `beams` hypotheses, without the boundary.
+    Raises:
+      ValueError: lengths that are not those of the sources, or senseless settings.
+    """
+    _check_settings(beams, max_new_tokens, length_penalty)
+    source, source_length = np.asarray(source), np.asarray(source_length)
+    if source.ndim != 2 or source_length.shape != source.shape[:1] or (source_length > source.shape[1]).any():
+        raise ValueError(
+            f"expected sources (b, s) and for each of them a length of at most s, got {source.shape} and lengths "
+            f"{source_length.shape} up to {source_length.max(initial=0)}: pad the sources (minilm.data.pairs.pad)."
+        )
+    options = (np.float32(length_penalty), np.int32(boundary))
+    found = _translate(model, config, beams, max_new_tokens, params, source, source_length, *options)
+    rows = (Beam(None, *row) for row in zip(*map(np.asarray, found), strict=True))
+    return [_hypotheses(row, 1, length_penalty, boundary) for row in rows]
+
+
+def search(step, state, tokens, length, steps, *, beams: int, length_penalty=0.0, end_token=-1) -> Beam:
+    """The loop, for any model: to be called in compiled code, and for many prompts under `jax.vmap`.
+
+    Args:
+      step: `(state, token, position) -> (state, logits)`, one token of one hypothesis; at position −1 it is padding.
+      state: the model's, before the prompt's last token, without leading axis.
+      tokens: `(s,)`, the prompt and room for what follows.
+      length: how long the prompt is.
+      steps: how many tokens follow at most.
+      beams: b.
+      length_penalty: α.
+      end_token: the id that ends a hypothesis, −1 for none.
+    Returns:
+      the hypotheses of the last step; one of probability 0 (log_p −∞) is none.
+    """
 
     def extend(beam: Beam) -> Beam:
         position = jnp.where(beam.ended, -1, beam.length - 1)  # for a hypothesis that has ended the step is padding
-        last = jnp.take_along_axis(beam.tokens, beam.length[:, None] - 1, axis=1)
-        step = partial(model.step, params, config=config)
-        state, logits = jax.vmap(step)(beam.state, last, position[:, None])
-        log_p = jax.nn.log_softmax(logits[:, 0].astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        last = jnp.take_along_axis(beam.tokens, beam.length[:, None] - 1, axis=1)[:, 0]
+        state, logits = jax.vmap(step)(beam.state, last, position)
+        log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
         n = log_p.shape[-1]
         # A hypothesis that has ended has one candidate, itself, which stands in the column of token 0.
         itself = jnp.where(jnp.arange(n) == 0, 0.0, -jnp.inf)
         candidates = beam.log_p[:, None] + jnp.where(beam.ended[:, None], itself, log_p)
         new_length = beam.length + ~beam.ended
-        scores = _score(candidates, (new_length - prompt_length)[:, None], length_penalty)
+        scores = _score(candidates, (new_length - length)[:, None], length_penalty)
         _, best = jax.lax.top_k(scores.reshape(-1), beams)
         parent, token = best // n, (best % n).astype(jnp.int32)
         kept: Beam = jax.tree.map(lambda leaf: leaf[parent], beam._replace(state=state))
@@ -124,11 +173,53 @@ def _search(model, config, beams, params, state, tokens, length, steps, length_p
         return (step < steps) & ~beam.ended.all()
 
     # All begin alike, so only the first is possible: the others' probability is 0.
-    logits = jax.vmap(partial(model.step, params, config=config))(state, tokens[:, :1], length[:, None])[1]
+    logits = jax.eval_shape(step, state, tokens[0], length)[1]
     first = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf).astype(jnp.promote_types(logits.dtype, jnp.float32))
-    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (beams, *leaf.shape[1:])), (state, tokens, length))
+    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (beams, *leaf.shape)), (state, tokens, length))
     beam = Beam(*copies, log_p=first, ended=jnp.zeros(beams, bool))
     return jax.lax.while_loop(unfinished, lambda carry: (carry[0] + 1, extend(carry[1])), (0, beam))[1]
+
+
+@partial(jax.jit, static_argnames=("model", "config", "beams"))
+def _continue(model, config, beams, params, state, tokens, length, steps, length_penalty, end_token) -> Beam:
+    def step(state, token, position):
+        state, logits = model.step(params, state, token[None], position[None], config=config)
+        return state, logits[0]
+
+    state = jax.tree.map(lambda leaf: leaf[0], state)
+    options = {"beams": beams, "length_penalty": length_penalty, "end_token": end_token}
+    return search(step, state, tokens[0], length[0], steps, **options)
+
+
+@partial(jax.jit, static_argnames=("model", "config", "beams", "steps"))
+def _translate(model, config, beams, steps, params, source, source_length, length_penalty, boundary):
+    """The beams without their states, with a leading axis for the sources."""
+
+    def one(memory, state):
+        def step(state, token, position):
+            return model.step(params, memory, state, token, config=config)
+
+        tokens = jnp.zeros(1 + steps, jnp.int32).at[0].set(boundary)
+        options = {"beams": beams, "length_penalty": length_penalty, "end_token": boundary}
+        return search(step, state, tokens, jnp.int32(1), steps, **options)[1:]
+
+    return jax.vmap(one)(*model.read(params, source, source_length, config=config))
+
+
+def _check_settings(beams, max_new_tokens, length_penalty):
+    for name, value in (("beams", beams), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, and is {value}.")
+    if not 0 <= length_penalty < float("inf"):
+        raise ValueError(f"length_penalty must be 0 (none) or more, and is {length_penalty:g}.")
+
+
+def _hypotheses(beam, prompt_length, length_penalty, end_token):
+    """What a beam holds, on the host, in the order of the scores."""
+    scores = np.asarray(_score(beam.log_p, beam.length - prompt_length, length_penalty))
+    order = [row for row in np.argsort(-scores, kind="stable") if np.isfinite(scores[row])]
+    found = [np.asarray(beam.tokens[row, prompt_length : beam.length[row]]) for row in order]
+    return [Hypothesis(_written(new, end_token), float(scores[row])) for new, row in zip(found, order, strict=True)]
 
 
 def _score(log_p, length, length_penalty):

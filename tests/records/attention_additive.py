@@ -17,6 +17,12 @@ def scores_arguments(draw):
 
 
 @st.composite
+def projected_arguments(draw):
+    t, s, k, *_ = draw(SIZES)
+    return draw(weights(k)), draw(arrays(t, k)), draw(arrays(s, k))
+
+
+@st.composite
 def attention_arguments(draw):
     """Masks leave rows empty, and come in shapes that broadcast."""
     t, s, h, i, k, v = draw(SIZES)
@@ -34,6 +40,13 @@ def torch_scores(params, q, k):
     return linear(torch.tanh(linear(q, w_q.T)[:, None] + linear(k, w_k.T)[None]), v[None])[..., 0].numpy()
 
 
+def torch_projected(v, q, k):
+    import torch
+
+    v, q, k = map(torch.tensor, (v, q, k))
+    return (torch.tanh(q[:, None] + k[None]) @ v).numpy()
+
+
 def torch_attention(params, q, k, v, mask):
     import torch
 
@@ -49,6 +62,14 @@ RECORDS = (
         scores_arguments(),
         statistic=True,
         oracles={"torch": torch_scores},
+    ),
+    Record(
+        additive.projected_additive_scores,
+        reference.projected_additive_scores,
+        reference.projected_additive_scores_backward,
+        projected_arguments(),
+        statistic=True,
+        oracles={"torch": torch_projected},
     ),
     Record(
         additive.additive_attention,

@@ -35,8 +35,9 @@ def additive_scores(params: AdditiveParams, q: Float[Array, "t h"], k: Float[Arr
 
     $$ a_{ts} = v \cdot \tanh(q_t W_q + k_s W_k) $$
 
-    Query and key may differ in width. The keys' product is the same for every query, so that a decoder that asks at
-    each of its steps needs it once. Scores are bounded by $\sum_j |v_j|$, and need no root of a width beneath them.
+    Query and key may differ in width. The keys' product is the same for every query: a decoder that asks at each of its
+    steps takes it once, and goes on with `projected_additive_scores`. Scores are bounded by $\sum_j |v_j|$, and need no
+    root of a width beneath them.
 
     Args:
       params: $W_q$ `(h, k)`, $W_k$ `(i, k)` and v `(k,)`; in the paper $W_a$, $U_a$ and $v_a$.
@@ -51,8 +52,31 @@ def additive_scores(params: AdditiveParams, q: Float[Array, "t h"], k: Float[Arr
     >>> additive_scores(params, jnp.array([[-2.0]]), jnp.array([[1.0, 1.0], [9.0, 9.0]])).round(3).tolist()
     [[0.0, 3.0]]
     """
-    a = matmul(q, params.w_q)[:, None, :] + matmul(k, params.w_k)[None, :, :]
-    return jnp.einsum("tsk,k->ts", jnp.tanh(a), params.v, preferred_element_type=jnp.promote_types(a.dtype, "float32"))
+    return projected_additive_scores(params.v, matmul(q, params.w_q), matmul(k, params.w_k))
+
+
+@jax.jit
+def projected_additive_scores(
+    v: Float[Array, " k"], q: Float[Array, "t k"], k: Float[Array, "s k"]
+) -> Float[Array, "t s"]:
+    r"""`additive_scores` from where both products are taken.
+
+    $$ a_{ts} = v \cdot \tanh(q_t + k_s) $$
+
+    Args:
+      v: `(k,)`.
+      q: projected queries, $q_t W_q$ above, `(t, k)`.
+      k: projected keys, $k_s W_k$ above, `(s, k)`.
+    Returns:
+      scores `(t, s)`, in float32 or wider.
+
+    Reference: `minilm.reference.attention.additive.projected_additive_scores`.
+
+    >>> projected_additive_scores(jnp.array([3.0]), jnp.array([[-2.0]]), jnp.array([[2.0], [18.0]])).round(3).tolist()
+    [[0.0, 3.0]]
+    """
+    a = jnp.tanh(q[:, None, :] + k[None, :, :])
+    return jnp.einsum("tsk,k->ts", a, v, preferred_element_type=jnp.promote_types(a.dtype, "float32"))
 
 
 @jax.jit

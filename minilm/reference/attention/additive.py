@@ -40,6 +40,32 @@ def additive_scores_backward(saved, d_a):
     return type(params)(w_q=d_w_q, w_k=d_w_k, v=d_v), d_q, d_k
 
 
+def projected_additive_scores(v, q, k):
+    """a[t, s] = sum_j v[j] tanh(q[t, j] + k[s, j])."""
+    hidden, a = np.zeros((len(q), len(k), len(v))), np.zeros((len(q), len(k)))
+    for t, s, j in np.ndindex(hidden.shape):
+        hidden[t, s, j] = math.tanh(q[t, j] + k[s, j])
+        a[t, s] += v[j] * hidden[t, s, j]
+    return a, (v, hidden)
+
+
+def projected_additive_scores_backward(saved, d_a):
+    """Gradients with respect to (v, q, k).
+
+    a = sum_j v[j] u[j]   gives  d_v[j] = sum_ts d_a u[j],  d_u[j] = d_a v[j]
+    u = tanh(q + k)       gives  d_q[t] = sum_s d_u (1 - u^2),  d_k[s] = sum_t d_u (1 - u^2).
+    """
+    v, hidden = saved
+    d_v, d_q, d_k = (np.zeros(shape) for shape in (v.shape, hidden[:, 0].shape, hidden[0].shape))
+    for t, s in np.ndindex(d_a.shape):
+        u = hidden[t, s]
+        d_v += d_a[t, s] * u
+        d_b = d_a[t, s] * v * (1 - u**2)
+        d_q[t] += d_b
+        d_k[s] += d_b
+    return d_v, d_q, d_k
+
+
 def additive_attention(params, q, k, v, mask=True):
     """Each query by itself: the exponentials of its allowed scores, divided by their sum, weigh the allowed values."""
     a, saved = additive_scores(params, q, k)

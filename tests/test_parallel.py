@@ -71,33 +71,21 @@ print(json.dumps(found))
 
 
 def on_eight_devices(program, *arguments):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def rows():
-    return json.loads(on_eight_devices(PROGRAM, *MESHES))
-
-
 @pytest.mark.slow
-def test_loss_gradient_and_step_on_eight_devices_equal_those_on_one(rows):
+def test_eight_devices_compute_what_one_does_and_hold_each_parameter_where_the_mesh_says():
+    rows = json.loads(on_eight_devices(PROGRAM, *MESHES))
     bound = SHARDED * float(jnp.finfo(jnp.float32).eps)
     assert [row["mesh"] for row in rows] == [*MESHES, MESHES[-1]]
     for row in rows:
         assert max(value for name, value in row.items() if name in COMPARED) <= bound, row
-
-
-@pytest.mark.slow
-def test_a_state_stays_where_it_was_placed(rows):
-    assert all(value for row in rows for name, value in row.items() if name.endswith("stays"))
-
-
-@pytest.mark.slow
-def test_parameters_are_divided_where_the_mesh_says_so(rows):
-    for row in rows:
+        assert all(value for name, value in row.items() if name.endswith("stays")), row
         assert (row["divided"] > 0) == (row["mesh"] != "data=8"), row
 
 

@@ -69,3 +69,15 @@ def chinese_reviews() -> Labelled:
 def news() -> Labelled:
     """127,600 news items of AG's corpus: title and first sentences, of four topics (Zhang et al., arXiv:1509.01626)."""
     return read_csv(fetch("ag-news") / "news.csv")
+
+
+def generated_with_labels(count: int, seed: int = 0) -> Labelled:
+    """Sentences of `generated`, each labelled with its heap: what stands in where no text can be had.
+
+    >>> generated_with_labels(6).labels
+    ['kin', 'body', 'rank', 'sky and sea', 'virtue and vice', 'kin']
+    """
+    names = list(HEAPS)
+    return Labelled(
+        [" ".join(sentence) for sentence in generated(count, seed)], [names[i % len(names)] for i in range(count)]
+    )

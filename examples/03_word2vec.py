@@ -15,6 +15,7 @@ import numpy as np
 
 from minilm.data import phrases, texts, windows
 from minilm.data.fetch import fetch
+from minilm.data.vocabulary import draw_zipf
 from minilm.models import vectors, word2vec
 
 QUICK = bool(os.environ.get("MINILM_QUICK"))
@@ -36,14 +37,15 @@ except OSError as error:
     speeches = texts.generated(40_000)
 names, text = windows.number(speeches)
 print(f"{len(text.tokens):,} words, {len(names):,} different")
+draw_zipf({"these words": text.counts}, "03_zipf.png")
 
 # %% [markdown]
 # ## Which words, and how near
 #
-# A few words make up much of any text: of Shakespeare's, "the", "and" and "I" alone are one in twelve. Met everywhere,
-# they say little of their neighbours. An occurrence of a word that makes up the share $f$ of the text is kept with
-# probability $\sqrt{s/f} + s/f$. For each word a radius is drawn, from 1 to 5, so that the nearest neighbours are heard
-# most often.
+# A few words make up much of any text: of Shakespeare's, "the", "and" and "I" alone are one in twelve. (The picture has
+# Zipf's law: the word of rank $r$ comes as $r^{-s}$.) Met everywhere, they say little of their neighbours.
+# An occurrence of a word that makes up the share $f$ of the text is kept with probability $\sqrt{t/f} + t/f$, for a
+# threshold $t$. For each word a radius is drawn, from 1 to 5, so that the nearest neighbours are heard most often.
 
 # %%
 config = word2vec.Config(len(names), epochs=2 if QUICK else 10)

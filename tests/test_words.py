@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minilm.data import words as words_module
 from minilm.data.corpora import documents
 from minilm.data.segmentation import LongestMatch, characters
-from minilm.data.vocabulary import Vocabulary, rank_frequency, zipf_exponent
+from minilm.data.vocabulary import Vocabulary, draw_zipf, rank_frequency, zipf_exponent
 from minilm.data.words import (
     ENGLISH_STOP_WORDS,
     caseless,
@@ -233,3 +233,16 @@ def test_without_longer_words_the_words_are_the_characters():
     assert LongestMatch([])(text) == LongestMatch(list("研究"))(text) == characters(text) == list("研究生命起源。")
     with pytest.raises(TypeError, match="A dictionary is a list of words, and here is a string, '研究'"):
         LongestMatch("研究")
+
+
+def test_the_counts_are_drawn_over_their_ranks_beside_the_law(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    drawn = []
+    monkeypatch.setattr(plt, "close", lambda figure: drawn.extend(figure.axes[0].lines))
+    counts = np.round(1e6 / np.arange(1, 50) ** 1.2)[::-1]
+    draw_zipf({"made up": counts}, tmp_path / "zipf.png")
+    points, law = drawn
+    np.testing.assert_array_equal(points.get_ydata(), counts[::-1])
+    assert points.get_label() == "made up, s = 1.20"
+    assert np.abs(law.get_ydata() / points.get_ydata() - 1).max() < 0.01
+    assert (tmp_path / "zipf.png").read_bytes().startswith(b"\x89PNG")

@@ -8,7 +8,7 @@ most frequent cover four fifths of a text, and all that are left out are one wor
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,3 +184,25 @@ def zipf_exponent(counts: np.ndarray) -> float:
         else:
             high = s
     return (low + high) / 2
+
+
+def draw_zipf(texts: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Draw the counts of each text's words over their ranks, both axes logarithmic, with the line of Zipf's law.
+
+    Args:
+      texts: from a name to the counts of its words, as `zipf_exponent` takes them.
+      path: where to, as an image.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4.5))
+    for name, counts in texts.items():
+        rank, frequency = rank_frequency(counts)
+        s = zipf_exponent(counts)
+        (points,) = axes.plot(rank, frequency, ".", markersize=3, label=f"{name}, s = {s:.2f}")
+        law = rank**-s * frequency.sum() / (rank**-s).sum()
+        axes.plot(rank, law, "--", color=points.get_color(), linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="rank of a word", ylabel="how often it occurs")
+    axes.legend()
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)

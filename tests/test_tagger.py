@@ -11,10 +11,10 @@ import optax
 import pytest
 from hypothesis import given, settings
 
-from minilm import training
-from minilm.data.padding import PaddedBatches
+from minilm import tagging
 from minilm.layers.crf import init_crf
 from minilm.layers.linear import LinearParams
+from minilm.metrics.spans import Span
 from minilm.models import encoders, tagger
 from minilm.reference import crf as by_hand
 from minilm.reference.models import tagger as reference
@@ -247,28 +247,42 @@ def test_dropout_acts_on_what_the_encoder_says_and_only_with_a_key():
 # ── as a model among models ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_begins_at_ln_c_and_its_crf_learns_what_no_token_tells():
-    """Brackets open and close; whether what stands between is inside or outside, neighbours alone can say."""
-    rng = np.random.default_rng(0)
-    is_bracket = [rng.random(n) < 0.4 for n in rng.integers(2, 7, 40)]
-    opened = [np.cumsum(row) % 2 for row in is_bracket]
-    texts = [np.where(row, 2 - inside, 0) for row, inside in zip(is_bracket, opened, strict=True)]
-    tags = [2 * row + inside for row, inside in zip(is_bracket, opened, strict=True)]  # outside, inside, close, open
-    batches = PaddedBatches((texts, tags), sizes=(6,), places=120)
-    encoder = encoders.words(encoders.Config(vocab_size=3, d_model=5))  # which sees one token at a time
-    config, optimizer = tagger.Config(encoder, 4), optax.adam(0.1)
-    state = training.init_state(jax.jit(tagger.init)(jax.random.key(0), config), optimizer)
-    step = training.make_step(partial(tagger.loss, config=config), optimizer, seed=0)
+def test_its_crf_learns_what_no_token_tells_and_its_tags_spell_the_spans():
+    """Brackets open and close; whether what stands between is in a span or not, neighbours alone can say."""
+    rng, names = np.random.default_rng(0), ["O", "B-X", "I-X", "E-X"]
+    brackets = [np.flatnonzero(rng.random(n) < 0.4) for n in rng.integers(2, 7, 40)]
+    pairs = [list(zip(of_one[::2].tolist(), of_one[1::2].tolist(), strict=False)) for of_one in brackets]
+    spans = [[Span(a, b + 1, "X") for a, b in of_one] for of_one in pairs]
+    texts = [np.isin(np.arange(6), of_one).astype(int) for of_one in pairs]
+    batches = tagging.span_batches(texts, spans, names, sizes=(6,), places=120)
+    encoder = encoders.words(encoders.Config(vocab_size=2, d_model=5))  # which sees one token at a time
+    config = tagger.Config(encoder, 4)
+    params = tagging.fit(config, batches, optax.adam(0.1), steps=60)
+    assert tagging.predict(params, batches, names, config=config) == (spans, 0)
 
-    def batch_of(padded):
-        return tagger.Batch(padded.columns[0], padded.length, padded.columns[1], padded.place_weights)
 
-    drawn = [batch_of(batches.batch(k)) for k in range(60)]
-    state, metrics = step(state, jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *drawn))
-    assert abs(metrics["loss"][0] / np.log(4) - 1) < 0.01
-    decode = jax.jit(partial(tagger.decode, config=config))
-    found = batches.each_text(lambda padded: decode(state.params, padded.columns[0], padded.length))
-    assert [row[row >= 0].tolist() for row in found] == [row.tolist() for row in tags]
+def test_at_first_every_tag_is_as_likely():
+    params = tagger.init(jax.random.key(0), CONFIGS["words, softmax"])
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    (value, _), _ = gradient_of_loss("words, softmax")(params, example("words, softmax")[1])
+    assert_close(value, np.log(C), FORMULA)
+
+
+def test_spans_of_a_type_that_no_tag_names_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="need the tags B-Y, E-Y, and there are O, S-X: name them all"):
+        tagging.span_batches([np.arange(3)], [[Span(0, 2, "Y")]], ["O", "S-X"], sizes=(4,), places=8)
+
+
+def test_tags_that_contradict_each_other_are_counted():
+    config = replace(CONFIGS["words, softmax"], n_tags=2)
+    params = tagger.init(jax.random.key(0), config)._replace(
+        output=LinearParams(jnp.zeros((6, 2)), jnp.array([0.0, 1.0]))
+    )
+    batches = tagging.span_batches([np.zeros((3, M), int)], [[]], ["O", "B-X"], sizes=(3,), places=3)
+    assert tagging.predict(params, batches, ["O", "B-X"], config=config) == (
+        [[Span(k, k + 1, "X") for k in range(3)]],
+        1,
+    )
 
 
 def test_one_tag_alone_is_refused_in_a_sentence():

@@ -105,7 +105,7 @@ class PairBatches:
         fits = np.searchsorted(self.widths, self._sizes)
         heaps = [np.flatnonzero(fits == place) for place in range(len(self.widths))]
         return [
-            (width, heap, 1 + max(len(self.targets[i]) for i in heap))
+            (width, heap, 1 + max(len(self.targets[int(i)]) for i in heap))
             for width, heap in zip(self.widths, heaps, strict=True)
             if len(heap)
         ]

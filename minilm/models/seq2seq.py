@@ -165,5 +165,5 @@ def _forced(params, source, source_length, inputs, config, key):
 
 @cache
 def _over_memory(step: Callable) -> Callable:
-    """The step as a cell, for the one loop to unroll: a memory is a parameter, the same at each step of its sequence."""
+    """The step as a cell for the one loop: a memory is a parameter, the same at each step of its sequence."""
     return lambda params_and_memory, state, x: step(*params_and_memory, state, x)

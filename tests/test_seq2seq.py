@@ -138,6 +138,25 @@ def test_what_stands_behind_a_source_or_a_target_changes_nothing(seed):
     jax.tree.map(np.testing.assert_array_equal, again, ((value, metrics), gradient))
 
 
+def test_what_stands_behind_a_source_is_not_remembered_whatever_the_encoder_says_of_it():
+    writer = decoders.luong(replace(WRITER, d_hidden=READER.d_model), scorers.dot())
+    config = replace(CONFIG, encoder=encoders.words(READER), decoder=writer)
+    params, batch = example(config)
+    memory, _ = read(params, batch.source, batch.source_length, config=config)
+    inside = np.arange(S) < LENGTHS[:, None]
+    np.testing.assert_array_equal(memory.mask, inside)
+    np.testing.assert_array_equal((np.asarray(memory.values) != 0).all(-1), inside)
+    np.testing.assert_array_equal(memory.summary, memory.values[np.arange(3), LENGTHS - 1])
+
+
+def test_an_encoder_backwards_is_one_that_is_given_its_sources_backwards():
+    params, batch = example(CONFIG)
+    reader, length = CONFIG.encoder, batch.source_length
+    expected = reader.apply(params.encoder, seq2seq.reverse(batch.source, length), length)
+    found = seq2seq.backwards(reader).apply(params.encoder, batch.source, length)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.slow
 def test_a_wider_source_changes_nothing():
     params, batch = example(CONFIG)

@@ -28,7 +28,7 @@ from minilm.layers.pooling import (
     mean_pool,
 )
 from minilm.losses import cross_entropy
-from minilm.models.encoders import Encoder
+from minilm.models.encoders import Encoder, each_text, inside
 
 POOLS: dict[str, Callable] = {"mean": mean_pool, "max": max_pool, "last": last_pool}  # beside "attention", which learns
 
@@ -93,7 +93,7 @@ def apply(
     encoder_key, pooled_key = (None, None) if key is None else jax.random.split(key)
     h, counts = _read(params, tokens, length, config, encoder_key)
     pool = POOLS[config.pool] if params.pool is None else lambda h, mask: attention_pool(params.pool, h, mask)
-    y = _each(pool, length)(h, counts)
+    y = each_text(pool, length)(h, counts)
     return linear(params.output, dropout(y, config.dropout, pooled_key))
 
 
@@ -110,16 +110,9 @@ def attention(
     if params.pool is None:
         raise ValueError(f"This classifier pools by {config.pool}, and has no attention to show: use pool='attention'.")
     h, counts = _read(params, tokens, length, config, None)
-    return _each(lambda h, mask: attention_pool_weights(params.pool, h, mask), length)(h, counts)
+    return each_text(lambda h, mask: attention_pool_weights(params.pool, h, mask), length)(h, counts)
 
 
 def _read(params, tokens, length, config, key):
     h = config.encoder.apply(params.encoder, tokens, length, key=key)
-    return h, jnp.arange(h.shape[-2]) < length[..., None]
-
-
-def _each(function, length):
-    """The function of one text, for every text of the leading axes."""
-    for _ in length.shape:
-        function = jax.vmap(function)
-    return function
+    return h, inside(h, length)

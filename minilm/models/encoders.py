@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from minilm.layers.dropout import dropout
 from minilm.layers.embedding import embed, init_embedding
@@ -75,7 +76,7 @@ def recurrent(config: Config) -> Encoder:
 
     >>> encoder = recurrent(Config(vocab_size=9, d_model=4, d_hidden=3))
     >>> params = encoder.init(jax.random.key(0))
-    >>> encoder.apply(params, jax.numpy.array([[5, 1, 8]]), jax.numpy.array([2])).shape
+    >>> encoder.apply(params, jnp.array([[5, 1, 8]]), jnp.array([2])).shape
     (1, 3, 6)
     """
     ways = 2 if config.bidirectional else 1
@@ -119,6 +120,22 @@ def words(config: Config) -> Encoder:
         return dropout(_embed(params.embedding, tokens, config), config.dropout, key)
 
     return Encoder(init, apply, config.tokens_per_place * config.d_model)
+
+
+def each_text(function: Callable, length: Int[Array, "..."]) -> Callable:
+    """The function of one text, for every text of the leading axes, which are those of their lengths."""
+    for _ in length.shape:
+        function = jax.vmap(function)
+    return function
+
+
+def inside(h: Float[Array, "... t e"], length: Int[Array, "..."]) -> Bool[Array, "... t"]:
+    """Whether a place counts.
+
+    >>> inside(jnp.zeros((2, 3, 1)), jnp.array([2, 0])).tolist()
+    [[True, True, False], [False, False, False]]
+    """
+    return jnp.arange(h.shape[-2]) < length[..., None]
 
 
 def _init_embedding(key, config):

@@ -8,7 +8,6 @@ conditional random field (`minilm.layers.crf`) gives each step from tag to tag a
 paths. The two differ in one field of the parameters: `crf=None` is the softmax. Paper: arXiv:1508.01991.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from minilm.layers.crf import CRFParams, crf_log_likelihood, crf_marginals, init
 from minilm.layers.dropout import dropout
 from minilm.layers.linear import LinearParams, init_linear, linear
 from minilm.losses import Metrics, cross_entropy
-from minilm.models.encoders import Encoder
+from minilm.models.encoders import Encoder, each_text, inside
 
 
 class Batch(NamedTuple):
@@ -102,12 +101,12 @@ def loss(params: Params, batch: Batch, *, config: Config, key=None):
     Reference: `minilm.reference.models.tagger.loss`.
     """
     emissions = apply(params, batch.tokens, batch.length, config=config, key=key)
-    weights = jnp.where(_inside(emissions, batch.length), batch.weights, 0).astype(emissions.dtype)
+    weights = jnp.where(inside(emissions, batch.length), batch.weights, 0).astype(emissions.dtype)
     if params.crf is None:
         return cross_entropy(emissions, batch.tags, weights)
     path_weight = weights.sum(-1) / jnp.maximum(batch.length, 1)
     length = jnp.where(path_weight == 0, 0, batch.length)  # of a text that does not count, nothing is read
-    log_p = _each(partial(crf_log_likelihood, params.crf), length)(emissions, batch.tags, length)
+    log_p = each_text(partial(crf_log_likelihood, params.crf), length)(emissions, batch.tags, length)
     is_right = choose(params.crf, emissions, length) == batch.tags
     metrics = Metrics(-(path_weight * log_p).sum(), weights.sum(), (weights * is_right).sum())
     return metrics.loss_sum / jnp.where(metrics.token_count == 0, 1, metrics.token_count), metrics
@@ -126,8 +125,8 @@ def marginals(
     """The probability of each tag at each place, whatever the others are, `(..., t, c)`; 0 in padding."""
     emissions = apply(params, tokens, length, config=config)
     if params.crf is not None:
-        return _each(partial(crf_marginals, params.crf), length)(emissions, length)
-    return jnp.where(_inside(emissions, length)[..., None], jax.nn.softmax(emissions), 0)
+        return each_text(partial(crf_marginals, params.crf), length)(emissions, length)
+    return jnp.where(inside(emissions, length)[..., None], jax.nn.softmax(emissions), 0)
 
 
 def choose(crf: CRFParams | None, emissions: Float[Array, "... t c"], length: Int[Array, "..."]) -> Int[Array, "... t"]:
@@ -139,9 +138,9 @@ def choose(crf: CRFParams | None, emissions: Float[Array, "... t c"], length: In
     [0, 1, -1]
     """
     if crf is not None:
-        tags, _ = _each(partial(viterbi, crf), length)(emissions, length)
+        tags, _ = each_text(partial(viterbi, crf), length)(emissions, length)
         return tags
-    return jnp.where(_inside(emissions, length), emissions.argmax(-1), -1)
+    return jnp.where(inside(emissions, length), emissions.argmax(-1), -1)
 
 
 def forbid(
@@ -161,15 +160,3 @@ def forbid(
     """
     allowed = CRFParams(transitions=transitions, start=start, end=end)
     return jax.tree.map(lambda score, may: jnp.where(may, score, -jnp.inf), crf, allowed)
-
-
-def _inside(emissions, length):
-    """Whether a place counts, `(..., t)`."""
-    return jnp.arange(emissions.shape[-2]) < length[..., None]
-
-
-def _each(function: Callable, length):
-    """The function of one text, for every text of the leading axes."""
-    for _ in length.shape:
-        function = jax.vmap(function)
-    return function

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float
 from minilm.layers.linear import LinearParams, init_linear, linear
 from minilm.layers.recurrent.lstm import LSTMState
 from minilm.models.cells import CELLS, CellParams, check_cell, zero_state
+from minilm.models.encoders import inside
 from minilm.models.scorers import Scorer
 
 
@@ -178,7 +179,7 @@ def bahdanau(config: Config, scorer: Scorer) -> Decoder:
         )
 
     def remember(params, values, length) -> Memory:
-        return Memory(values[..., 0, :], values, scorer.prepare(params.scorer, values), _inside(values, length))
+        return Memory(values[..., 0, :], values, scorer.prepare(params.scorer, values), inside(values, length))
 
     def start(params, memory) -> State:
         s = _first_states(params, memory.summary)
@@ -216,7 +217,7 @@ def luong(config: Config, scorer: Scorer) -> Decoder:
         )
 
     def remember(params, values, length) -> Memory:
-        return Memory(_last(values, length), values, scorer.prepare(params.scorer, values), _inside(values, length))
+        return Memory(_last(values, length), values, scorer.prepare(params.scorer, values), inside(values, length))
 
     def start(params, memory) -> State:
         s = _first_states(params, memory.summary)
@@ -269,10 +270,6 @@ def _maxout_readout(params, y):
     """Of every two numbers the larger one (arXiv:1302.4389)."""
     y = linear(params.readout, y)
     return y.reshape(*y.shape[:-1], -1, 2).max(-1)
-
-
-def _inside(values, length):
-    return jnp.arange(values.shape[-2]) < length[..., None]
 
 
 def _last(values, length):

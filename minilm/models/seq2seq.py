@@ -25,7 +25,7 @@ from minilm.layers.linear import LinearParams, init_linear, linear
 from minilm.layers.recurrent.unroll import unroll
 from minilm.losses import cross_entropy
 from minilm.models.decoders import Decoder, Memory, State
-from minilm.models.encoders import Encoder
+from minilm.models.encoders import Encoder, each_text, inside
 
 
 @jax.tree_util.register_static
@@ -111,8 +111,7 @@ def loss(params: Params, batch: Batch, *, config: Config, key=None):
 def read(params: Params, source, source_length, *, config: Config, key=None) -> tuple[Memory, State]:
     """What the decoder keeps of each source, and its state before the first step; leading axes are those of source."""
     values = config.encoder.apply(params.encoder, source, source_length, key)
-    inside = jnp.arange(values.shape[-2]) < source_length[..., None]
-    values = jnp.where(inside[..., None], values, 0)
+    values = jnp.where(inside(values, source_length)[..., None], values, 0)
     memory = config.decoder.remember(params.decoder, values, source_length)
     return memory, config.decoder.start(params.decoder, memory)
 
@@ -155,9 +154,7 @@ def _forced(params, source, source_length, inputs, config, key):
     def one(memory, state, xs):
         return unroll(_over_memory(config.decoder.step), (params.decoder, memory), state, xs)
 
-    for _ in inputs.shape[:-1]:
-        one = jax.vmap(one)
-    _, (ys, weights) = one(memory, state, xs)
+    _, (ys, weights) = each_text(one, source_length)(memory, state, xs)
     # All steps' outputs in one product, for nothing waits for them.
     y = dropout(config.decoder.readout(params.decoder, ys), config.dropout, output_key)
     return linear(params.output, y), weights

@@ -4,6 +4,8 @@ Parameters are the NamedTuples of `minilm.models.classifier`, whose fields hold 
 same structure. `pool` is a name in `POOLS`; where the parameters hold a pooling of their own, it is not asked for.
 """
 
+from typing import Any
+
 import numpy as np
 
 from minilm.reference.linear import linear, linear_backward
@@ -27,12 +29,12 @@ POOLS = {
 }
 
 
-def apply(params, tokens, length, pool=None, cell=None):
+def apply(params, tokens, length, pool: Any = None, cell: Any = None):
     """h = encode(tokens);  y = pool(h[:n]) for each text of n places;  logits = y W + b.  Returns (logits, saved)."""
     h, saved_h = encoders.apply(params.encoder, tokens, length, cell)
     y, saved_pools = np.zeros((*length.shape, h.shape[-1])), {}
     for text in np.ndindex(length.shape):
-        counts = np.array([t < length[text] for t in range(h.shape[-2])])
+        counts: Any = np.array([t < length[text] for t in range(h.shape[-2])])
         if params.pool is None:
             y[text], saved_pools[text] = POOLS[pool][0](h[text], counts)
         else:
@@ -61,7 +63,7 @@ def apply_backward(saved, d_logits):
     return type(params)(encoder=encoders.apply_backward(saved_h, d_h), pool=d_pool, output=d_output)
 
 
-def loss(params, batch, pool=None, cell=None):
+def loss(params, batch, pool: Any = None, cell: Any = None):
     """The mean cross-entropy of the batch: ((loss, metrics), saved)."""
     logits, saved_logits = apply(params, batch.tokens, batch.length, pool, cell)
     out, saved_loss = cross_entropy(logits, batch.labels, batch.weights)

@@ -294,9 +294,9 @@ figure.savefig("07_tagging.png", dpi=150, bbox_inches="tight")
 #
 # All of it takes 12 CPU minutes (Python 3.11, JAX 0.10, on one busy core). The GRU with a CRF reaches an F1 of .9589,
 # .9582 and .9580 for words, and of .9481, .9467 and .9462 for entities, with seeds 0, 1 and 2 (`MINILM_SEED`); with
-# seed 0, .951 for places, .976 for organisations, .939 for people. The longest match of known names alone has .8749, for most
-# names of a month come again: of new ones the tagger finds 83%, the list none. Its softmax has .9240, and with the
-# rules .9444.
+# seed 0, .951 for places, .976 for organisations, .939 for people. The longest match of known names alone has .8749,
+# for most names of a month come again: of new ones the tagger finds 83%, the list none. Its softmax has .9240, and
+# with the rules .9444.
 #
 # On another split of Peking University's newspaper, that of the contest of 2005, a CRF over subwords reached .951 for
 # words (Zhang, Kikui and Sumita, 2006).

@@ -1,0 +1,205 @@
+# %% [markdown]
+# # 9. What day is it?
+#
+# *5. september 1987* is Danish, *5 верасня 1987 г.* Belarusian, *5 ngɔn ebulú 1987* Ewondo, and all of them are
+# 1987-09-05. Here a network of the last notebook's kind learns to read the date in three hundred languages at once,
+# and what it has to do is laid open: **copy** figures from one place to another, and **know** names of months. Copying
+# is what a look at the right place is good for. Without one, every figure has to travel in one vector.
+
+# %%
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from minilm.beam import translate
+from minilm.config import OptimizerConfig
+from minilm.data import dates
+from minilm.data.pairs import PairBatches, pad
+from minilm.data.pronunciations import share
+from minilm.metrics.edits import exact_match
+from minilm.models import decoders, encoders, scorers, seq2seq
+from minilm.optimizers import make_optimizer
+from minilm.training import init_state, make_step
+
+QUICK = bool(os.environ.get("MINILM_QUICK"))
+SEED = int(os.environ.get("MINILM_SEED", "0"))
+if QUICK:
+    jax.config.update("jax_disable_most_optimizations", True)  # what runs for moments need not be fast
+
+# %% [markdown]
+# ## Dates, and what is held out
+#
+# Babel knows how dates are written in a thousand places. Days from 1900 to 2099 are drawn, and for each a language, a
+# place that speaks it and a form. One day in twenty is held out, whoever writes it. So is one place in ten with all of
+# its dates: most of these speak a language that is spoken elsewhere too, and some a language that is never seen at all.
+
+# %%
+try:
+    everything = dates.generated(3000) if QUICK else dates.written(200_000)
+except OSError as error:
+    print(f"{error} GENERATED dates, in three languages, stand in for them below.")
+    everything = dates.generated(20_000)
+elsewhere = [one for one in everything if share(one.locale) < 0.1 and not QUICK]
+known = [one for one in everything if share(one.locale) >= 0.1 or QUICK]
+training = [one for one in known if share(one.iso) >= 0.05]
+languages = {one.locale.split("_")[0] for one in training}
+tests = {
+    "days held out": [one for one in known if share(one.iso) < 0.05],
+    "places held out, of languages known": [one for one in elsewhere if one.locale.split("_")[0] in languages],
+    "languages held out": [one for one in elsewhere if one.locale.split("_")[0] not in languages],
+}
+tests = {name: some[: 128 if QUICK else 4000] for name, some in tests.items() if some}
+print(f"{len(training):,} dates in {len(languages)} languages and {len({one.locale for one in training})} places")
+for one in training[:5]:
+    print(f"{one.text:36} {one.iso}  {one.locale}")
+
+# %% [markdown]
+# Every character is a token; one that was never read in training is the unknown one. What is to be written has eleven.
+
+# %%
+CHARACTERS = {character: i for i, character in enumerate(sorted({c for one in training for c in one.text}), start=2)}
+FIGURES = "|0123456789-"  # the boundary, and what ISO dates are made of
+WIDTHS = (24,) if QUICK else (18, 30, 48)  # each is a shape to compile; the few longer dates are not learnt from
+LONGEST = 80
+
+
+def read_as(text):
+    """The ids of its characters; 1 is the unknown one."""
+    return [CHARACTERS.get(character, 1) for character in text]
+
+
+def written_as(iso):
+    """The ids of what is written."""
+    return [FIGURES.index(figure) for figure in iso]
+
+
+# %% [markdown]
+# ## Two networks
+#
+# Bahdanau's, which looks at the places it needs, and Sutskever's, which has read the text (from its end to its
+# beginning) and remembers what it can. Their states have the same width, and they see the same batches.
+
+
+# %%
+def model_of(form, scorer=None, h=16 if QUICK else 128):
+    """A reader and a writer, both of GRUs. Where all must pass through one vector, the reader goes one way."""
+    reader = encoders.Config(
+        2 + len(CHARACTERS), d_model=h // 2, d_hidden=h // 2 if scorer else h, bidirectional=bool(scorer)
+    )
+    reader = encoders.recurrent(reader)
+    if not scorer:
+        return seq2seq.Config(seq2seq.backwards(reader), form(decoders.Config(h)), len(FIGURES), d_model=16)
+    return seq2seq.Config(reader, form(decoders.Config(h), scorer), len(FIGURES), d_model=16)
+
+
+def fit(config):
+    """Its parameters after one pass, and the losses on the way."""
+    short = [one for one in training if len(one.text) <= WIDTHS[-1]]
+    sources, targets = [read_as(one.text) for one in short], [written_as(one.iso) for one in short]
+    data = PairBatches(sources, targets, WIDTHS, 64, SEED)
+    steps = 100 if QUICK else data.n_batches
+    falling = OptimizerConfig(
+        learning_rate=3e-3, schedule="warm_down", warmup_steps=50, warmdown_share=0.6, final_share=0.0, weight_decay=0.0
+    )
+    optimizer = make_optimizer(falling, steps)
+    step = make_step(lambda params, batch, key: seq2seq.loss(params, batch, config=config, key=key), optimizer, SEED)
+    state, losses = init_state(jax.jit(seq2seq.init)(jax.random.key(SEED), config), optimizer), []
+    for i in range(steps):
+        state, metrics = step(state, jax.tree.map(lambda leaf: leaf[None, None], data.batch(i)))
+        losses.append(metrics["loss"])
+    return state.params, np.concatenate(jax.device_get(losses))
+
+
+def answers(params, config, some, together=128):
+    """What it writes of each date, in their order."""
+    said = {}
+    order = sorted(some, key=lambda one: len(one.text))
+    for first in range(0, len(order), together):
+        heap = order[first : first + together]
+        heap += heap[-1:] * (together - len(heap))  # the last heap is as large as the others, and so compiled already
+        width = next(width for width in (*WIDTHS, LONGEST) if len(heap[-1].text) <= width)
+        batch = pad([read_as(one.text) for one in heap], [[]] * together, s=width)
+        found = translate(seq2seq, params, config, batch.source, batch.source_length, max_new_tokens=12)
+        said |= {one: "".join(FIGURES[i] for i in best.tokens) for one, (best, *_) in zip(heap, found, strict=True)}
+    return [said[one] for one in some]
+
+
+networks = {
+    "with a look": model_of(decoders.bahdanau, scorers.additive(16 if QUICK else 128)),
+    "without": model_of(decoders.sutskever),
+}
+if QUICK:
+    networks.pop("without")
+fitted, said = {}, {}
+for name, config in networks.items():
+    started = time.process_time()
+    fitted[name], losses = fit(config)
+    said[name] = {test: answers(fitted[name], config, some) for test, some in tests.items()}
+    print(f"{name}: loss {losses[-100:].mean():.4f}, {time.process_time() - started:.0f} CPU s", flush=True)
+    for test, some in tests.items():
+        print(f"    {exact_match([one.iso for one in some], said[name][test]):7.2%} exact of {len(some):,}: {test}")
+
+if QUICK:
+    assert losses[-10:].mean() < 0.8 * losses[:10].mean(), "it does not learn"
+else:
+    assert exact_match([one.iso for one in tests["days held out"]], said["with a look"]["days held out"]) >= 0.99
+
+# %% [markdown]
+# With seed 0, in four minutes on one core:
+#
+# | exact | with a look | without |
+# |---|---|---|
+# | days held out | 99.8% | 57.3% |
+# | places held out, of languages known | 98.6% | 56.0% |
+# | languages held out | 61.0% | 52.2% |
+#
+# Of a language that it never saw it can read what is written in figures, and names of months that it has a neighbour's
+# word for. Without a look it has learnt as much of the names, and loses figures on the way.
+#
+# ## What is still wrong
+
+# %%
+name = "with a look"
+for test, some in tests.items():
+    wrong = [(one, iso) for one, iso in zip(some, said[name][test], strict=True) if iso != one.iso]
+    for one, iso in wrong[:4]:
+        print(f"{one.text:40} {iso:12} not {one.iso}   {one.locale}")
+
+# %% [markdown]
+# ## Where it looked, and what becomes of long dates
+
+# %%
+longest = {one.locale.split("_")[0]: one for one in sorted(tests["days held out"], key=lambda one: len(one.text))}
+shown = [longest[language] for language in ("vi", "de", "ru", "fr") if language in longest][:3]
+figure, axes = plt.subplots(1, 4, figsize=(17, 4), layout="constrained")
+for one, axis in zip(shown, axes, strict=False):
+    batch = pad([read_as(one.text)], [written_as(one.iso)], s=LONGEST)  # of one shape: compiled once
+    weights = jax.jit(seq2seq.align)(fitted[name], *map(jnp.asarray, batch[:3]), config=networks[name])[0]
+    axis.imshow(weights[:, : len(one.text)], cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axis.set_xticks(range(len(one.text)), one.text, fontsize=7)
+    axis.set_yticks(range(11), [*one.iso, "end"])
+for name in networks:
+    pairs = [*zip(tests["days held out"], said[name]["days held out"], strict=True)]
+    points = []
+    for low in range(8, 44, 4):
+        if heap := [(one.iso, iso) for one, iso in pairs if low < len(one.text) <= low + 4]:
+            points.append((low + 2, exact_match(*zip(*heap, strict=True))))
+    axes[3].plot(*zip(*points, strict=True), marker="o", label=name)
+axes[3].set(xlabel="characters", ylabel="exact", ylim=(0, 1.02))
+axes[3].legend()
+figure.savefig("09_dates.png", dpi=150, bbox_inches="tight")
+
+# %% [markdown]
+# To write a figure of the year it looks at that figure, whatever the language and wherever the year stands. For the
+# month it looks at a few letters of the name, mostly at those in which the months differ.
+#
+# ## What to try next
+#
+# - Put the medium form alone into the test. Which months have the same short name in two languages?
+# - Let Luong's writer with `scorers.local_p(64, reach=3.0)` read the dates: it predicts the place at which to look.
+# - Turn it around: give it the ISO date with the name of a place as its first token, and let it write Ewondo.
+# - Train on days of this century alone, and ask for the last one. Does it copy figures, or know years?

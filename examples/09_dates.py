@@ -3,8 +3,8 @@
 #
 # *5. september 1987* is Danish, *5 верасня 1987 г.* Belarusian, *5 ngɔn ebulú 1987* Ewondo, and all of them are
 # 1987-09-05. Here a network of the last notebook's kind learns to read the date in three hundred languages at once,
-# and what it has to do is laid open: **copy** figures from one place to another, and **know** names of months. Copying
-# is what a look at the right place is good for. Without one, every figure has to travel in one vector.
+# and what it has to do is laid open: **copy** figures from one place to another, and **know** names of months. Which of
+# the two is it that needs a look at the right place?
 
 # %%
 import os
@@ -128,6 +128,7 @@ def answers(params, config, some, together=128):
     return [said[one] for one in some]
 
 
+PARTS = slice(0, 4), slice(5, 7), slice(8, 10)  # of an ISO date: year, month, day
 networks = {
     "with a look": model_of(decoders.bahdanau, scorers.additive(16 if QUICK else 128)),
     "without": model_of(decoders.sutskever),
@@ -141,7 +142,11 @@ for name, config in networks.items():
     said[name] = {test: answers(fitted[name], config, some) for test, some in tests.items()}
     print(f"{name}: loss {losses[-100:].mean():.4f}, {time.process_time() - started:.0f} CPU s", flush=True)
     for test, some in tests.items():
-        print(f"    {exact_match([one.iso for one in some], said[name][test]):7.2%} exact of {len(some):,}: {test}")
+        pairs = [(one.iso, iso) for one, iso in zip(some, said[name][test], strict=True)]
+        exact = exact_match(*zip(*pairs, strict=True))
+        year, month, day = (np.mean([a[part] == b[part] for a, b in pairs]) for part in PARTS)
+        parts = f"year {year:6.2%}, month {month:6.2%}, day {day:6.2%}"
+        print(f"    {exact:7.2%} exact ({parts}) of {len(some):,}: {test}", flush=True)
 
 if QUICK:
     assert losses[-10:].mean() < 0.8 * losses[:10].mean(), "it does not learn"
@@ -157,8 +162,10 @@ else:
 # | places held out, of languages known | 98.6% | 56.0% |
 # | languages held out | 61.0% | 52.2% |
 #
-# Of a language that it never saw it can read what is written in figures, and names of months that it has a neighbour's
-# word for. Without a look it has learnt as much of the names, and loses figures on the way.
+# The year and the day are right in 99% without a look too: six figures travel well in one vector. It is the **month**
+# that is lost, right in 58% of the days held out. A likely reason: to learn a name, the error has to find the letters that
+# it is made of, and without a look it comes to them through every character that was read after them. Of a language
+# never seen, both read what is written in figures, and names of months that resemble a neighbour's.
 #
 # ## What is still wrong
 
@@ -194,8 +201,8 @@ axes[3].legend()
 figure.savefig("09_dates.png", dpi=150, bbox_inches="tight")
 
 # %% [markdown]
-# To write a figure of the year it looks at that figure, whatever the language and wherever the year stands. For the
-# month it looks at a few letters of the name, mostly at those in which the months differ.
+# To write a figure it looks at that figure or the one beside it, whatever the language and wherever it stands. For the
+# month it looks at one or two letters of the name.
 #
 # ## What to try next
 #

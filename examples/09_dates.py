@@ -163,9 +163,9 @@ else:
 # | languages held out | 61.0% | 52.2% |
 #
 # The year and the day are right in 99% without a look too: six figures travel well in one vector. It is the **month**
-# that is lost, right in 58% of the days held out. A likely reason: to learn a name, the error has to find the letters that
-# it is made of, and without a look it comes to them through every character that was read after them. Of a language
-# never seen, both read what is written in figures, and names of months that resemble a neighbour's.
+# that is lost, right in 58% of the days held out. A likely reason: to learn a name, the error has to find the letters
+# that it is made of, and without a look it comes to them through every character that was read after them. Of a
+# language never seen, both read what is written in figures, and names of months that resemble a neighbour's.
 #
 # ## What is still wrong
 

@@ -118,14 +118,19 @@ def translate(
     """
     _check_settings(beams, max_new_tokens, length_penalty)
     source, source_length = np.asarray(source), np.asarray(source_length)
-    if source.ndim != 2 or source_length.shape != source.shape[:1] or (source_length > source.shape[1]).any():
+    fit = source.ndim == 2 and source.shape[1] > 0 and source_length.shape == source.shape[:1]
+    if not fit or ((source_length < 0) | (source_length > source.shape[1])).any():
         raise ValueError(
             f"expected sources (b, s) and for each of them a length of at most s, got {source.shape} and lengths "
             f"{source_length.shape} up to {source_length.max(initial=0)}: pad the sources (minilm.data.pairs.pad)."
         )
+    if not 0 <= boundary < config.vocab_size:
+        raise ValueError(f"The boundary must be one of the target's {config.vocab_size} ids, and is {boundary}.")
     options = (np.float32(length_penalty), np.int32(boundary))
     found = _translate(model, config, beams, max_new_tokens, params, source, source_length, *options)
     rows = (Beam(None, *row) for row in zip(*map(np.asarray, found), strict=True))
+    if np.isnan(np.asarray(found[2])).any():
+        raise ValueError("The model gives scores that are not numbers: is a source's id beyond its vocabulary?")
     return [_hypotheses(row, 1, length_penalty, boundary) for row in rows]
 
 

@@ -77,8 +77,10 @@ def predict(
 
     Where they do, spans are read as `lenient_spans` reads them.
     """
-    decode = jax.jit(partial(tagger.decode, config=config))
-    rows = batches.each_text(lambda padded: decode(params, padded.columns[0], padded.length))
+    rows = batches.each_text(lambda padded: _decode(params, padded.columns[0], padded.length, config=config))
     tags = [[names[int(i)] for i in row[:n]] for row, n in zip(rows, batches.lengths, strict=True)]
     spans = [lenient_spans(of_one) for of_one in tags]
     return spans, sum(bioes_tags(s, len(t)) != t for s, t in zip(spans, tags, strict=True))
+
+
+_decode = jax.jit(tagger.decode)  # compiled once for all that ask

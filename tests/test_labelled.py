@@ -106,3 +106,10 @@ def test_a_share_of_the_texts_is_held_out_and_another_seed_holds_out_others():
     for share in (0.0, 1.0, 1.5):
         with pytest.raises(ValueError, match="must lie between 0 and 1"):
             held_out_by_hash(texts, share)
+
+
+def test_a_column_named_twice_is_refused_and_only_line_ends_end_a_line(tmp_path):
+    with pytest.raises(ValueError, match="two columns of one name: text, text, label"):
+        read_csv(written(tmp_path, "text,text,label\na,b,c\n"))
+    (tmp_path / "good").write_bytes("one\u2028line\r\nand\x0canother\n".encode())
+    assert read_lines({"+": tmp_path / "good"}).texts == ["one\u2028line", "and\x0canother"]

@@ -122,3 +122,16 @@ def test_settings_that_make_no_sense_are_refused_in_a_sentence():
             padded_sizes(lengths)
     with pytest.raises(ValueError, match="at least one size"):
         padded_sizes([3], count=0)
+
+
+def test_arrays_of_other_axes_and_what_is_no_integer_are_refused():
+    pairs, labels = [np.zeros((2, 3), np.int32), np.zeros((2, 3), np.int32)], [0, 1]
+    cases = [
+        ([pairs[0], np.zeros(2, np.int32)], labels, r"an array of shape \(2,\) in column 0"),
+        (pairs, [0, 0.7], "Text 1 has in column 1 what is no integer"),
+        (pairs, [0, 2**33 + 5], "Text 1 has in column 1 what is no integer"),
+        (pairs, [np.zeros(2, np.int32), 1], r"an array of shape \(\) in column 1"),
+    ]
+    for texts, more, sentence in cases:
+        with pytest.raises(ValueError, match=sentence):
+            PaddedBatches((texts, more), sizes=(4,), places=8)

@@ -78,3 +78,9 @@ def test_a_row_longer_than_its_width_is_refused():
         pad([[1]], [[1, 2, 3]], t=3)
     with pytest.raises(ValueError, match="expected a target for each source, got 1 for 0"):
         pad([], [[1]])
+
+
+@pytest.mark.parametrize(("widths", "batch_size"), [((), 2), ((4, 2), 2), ((0, 4), 2), ((2, 4), 0)])
+def test_widths_that_do_not_rise_and_empty_batches_are_refused(widths, batch_size):
+    with pytest.raises(ValueError, match="Widths must rise from 1 or more and a batch hold 1 pair or more"):
+        PairBatches([[1]], [[1]], widths=widths, batch_size=batch_size)

@@ -94,6 +94,21 @@ def test_the_gradient_of_every_parameter_equals_the_one_by_hand(config, names):
     assert_equal_by_hand(config, names)
 
 
+@pytest.mark.parametrize("form", [decoders.bahdanau, decoders.luong])
+def test_a_decoder_of_half_precision_keeps_it(form):
+    config = replace(CONFIG, decoder=form(WRITER, scorers.additive(8)))
+    params, batch = example(config)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    assert apply(params, batch.source, batch.source_length, batch.inputs, config=config).dtype == jnp.bfloat16
+
+
+def test_one_setting_of_a_decoder_is_one_record_however_it_is_written():
+    assert decoders.luong(WRITER, scorers.local_p(64)) is decoders.luong(
+        scorer=scorers.local_p(reach=3.0), config=WRITER
+    )
+    assert encoders.recurrent(READER) is encoders.recurrent(config=READER) is not encoders.recurrent(encoders.Config())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "names"), MORE.values(), ids=MORE)
 def test_of_any_other_decoder_and_scorer_the_gradient_of_every_parameter_equals_the_one_by_hand(config, names):
@@ -300,6 +315,10 @@ def test_a_translation_does_not_depend_on_what_is_translated_beside_it():
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, and is 0"),
         ({"source_length": np.array([4, 1, 6])}, "for each of them a length of at most s"),
         ({"source_length": np.array([4, 1])}, "for each of them a length of at most s"),
+        ({"source_length": np.array([4, -1, 5])}, "for each of them a length of at most s"),
+        ({"source": np.zeros((3, 0), np.int32), "source_length": np.zeros(3, int)}, "for each of them a length of at"),
+        ({"boundary": N}, "The boundary must be one of the target's 7 ids, and is 7"),
+        ({"source": jnp.full((3, S), 99)}, "scores that are not numbers: is a source's id beyond its vocabulary"),
     ],
 )
 def test_a_senseless_translation_is_refused_in_a_sentence(change, sentence):

@@ -40,9 +40,9 @@ def test_what_is_written_is_read_whatever_the_encoding_and_the_last_newline(tmp_
         ),
         (
             "江/nr\n\n泽民/nr".encode("gb18030"),
-            "Line 1 of .* is not utf-8, at byte 0: name the file's encoding.*gb18030",
+            "line 1: byte 0 is not utf-8. Name the encoding.*gb18030",
         ),
-        ("江/nr\n\n".encode() + b"\xff", "Line 3 of .* is not utf-8, at byte 8"),
+        ("江/nr\n\n".encode() + b"\xff", "line 3: byte 8 is not utf-8"),
     ],
 )
 def test_a_broken_line_is_refused_in_a_sentence_with_its_number(tmp_path, text, match):
@@ -151,3 +151,11 @@ def test_bmes_is_bioes_without_an_outside():
     assert bioes_spans([*"BME"]) == [Span(0, 3, "")]
     with pytest.raises(ValueError, match="begin with B, I, M, E, S or O, and here is 'X'"):
         tagged.allowed_steps(["B", "X"])
+
+
+def test_no_sentence_is_longer_than_asked_but_for_one_word():
+    words = ["一", "，", "二三四五六七八九", "甲乙丙", "丁", "，", "壹贰叁肆伍陆柒捌玖拾佰仟"]
+    tokens = [Token(form, "n") for form in words]
+    cut = tagged.sentences(tokens, 10)
+    assert [token for sentence in cut for token in sentence] == tokens
+    assert all(len(sentence) == 1 or len(tagged.text_of(sentence)) <= 10 for sentence in cut)

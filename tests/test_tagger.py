@@ -288,3 +288,14 @@ def test_tags_that_contradict_each_other_are_counted():
 def test_one_tag_alone_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="at least 2 tags apart, and n_tags is 1"):
         tagger.Config(CONFIGS["words, crf"].encoder, 1)
+
+
+@pytest.mark.parametrize("crf", [True, False])
+def test_what_is_not_a_number_in_padding_reaches_no_gradient(crf):
+    encoder = encoders.words(encoders.Config(vocab_size=7, d_model=2))
+    config = tagger.Config(encoder, 3, crf)
+    params = tagger.init(jax.random.key(0), config)
+    tokens = jnp.array([[1, 2, -1]])  # no token: its vector is not a number
+    batch = tagger.Batch(tokens, jnp.array([2]), jnp.array([[0, 1, 2]]), jnp.array([[1.0, 1.0, 0.0]]))
+    gradient = jax.jit(jax.grad(lambda params: tagger.loss(params, batch, config=config)[0]))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,20 +32,21 @@ def read_csv(
       ValueError: for bytes that the encoding does not know, a missing column, a row of more or fewer columns than the
         header, a quotation mark that nothing closes, a text or label without any character; with the line.
     """
-    rows = csv.DictReader(io.StringIO(_decoded(path, encoding), newline=""), delimiter=delimiter, strict=True)
+    rows = csv.DictReader(io.StringIO(decoded(path, encoding), newline=""), delimiter=delimiter, strict=True)
     found = Labelled([], [])
     csv.field_size_limit(1 << 30)  # by default a text may have 128 KiB
     try:
-        missing = [name for name in (text, label) if name not in (rows.fieldnames or ())]
+        names = list(rows.fieldnames or ())
+        missing = [name for name in (text, label) if name not in names]
         if missing:
-            raise ValueError(
-                f"{path} has no column {missing[0]!r}; its first line names {', '.join(rows.fieldnames or ['none'])}."
-            )
+            raise ValueError(f"{path} has no column {missing[0]!r}; its first line names {', '.join(names) or 'none'}.")
+        if len({*names}) < len(names):
+            raise ValueError(f"{path} has two columns of one name: {', '.join(names)}. Rename one of them.")
         for row in rows:
             if None in row or None in row.values():
                 raise ValueError(
                     f"{path}, line {rows.line_num}: a row of as many columns as the header was expected, "
-                    f"{len(rows.fieldnames or ())} of them. Texts that hold a {delimiter!r} need quotation marks."
+                    f"{len(names)} of them. Texts that hold a {delimiter!r} need quotation marks."
                 )
             if not row[text].strip() or not row[label].strip():
                 empty = text if not row[text].strip() else label
@@ -62,7 +64,7 @@ def read_lines(paths: dict[str, str | Path], encoding: str = "utf-8") -> Labelle
     """The texts of files that hold one a line, a file for each label; lines of white space alone are none."""
     found = Labelled([], [])
     for label, path in paths.items():
-        lines = [line.strip() for line in _decoded(path, encoding).splitlines() if line.strip()]
+        lines = [line.strip() for line in re.split(r"\r\n?|\n", decoded(path, encoding)) if line.strip()]
         if not lines:
             raise ValueError(f"The class {label!r} is empty: {path} holds no line of text.")
         found.texts.extend(lines)
@@ -114,7 +116,8 @@ def held_out_by_hash(texts: Sequence[str], share: float, seed: int = 0) -> np.nd
     return np.array([fraction(text) < share for text in texts], bool)
 
 
-def _decoded(path, encoding):
+def decoded(path: str | Path, encoding: str) -> str:
+    """The text of a file; a ValueError names the line that is not in this encoding."""
     contents = Path(path).read_bytes()
     try:
         return contents.decode(encoding).removeprefix(

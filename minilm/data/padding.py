@@ -81,7 +81,7 @@ class PaddedBatches:
     Of the texts of each size an epoch takes a permutation, cuts it into batches, and permutes the batches of all sizes:
 
     $$ (e, i) = \text{divmod}(\text{step}, B), \qquad (k, q) = \text{batch } \pi_{\text{seed}, e}(i), \qquad
-       \text{text}_r = \pi_{\text{seed}, e, k}(q\, b_k + r), \qquad b_k = \lfloor \text{places} / t_k \rfloor $$
+       \text{text}_r = \pi_{\text{seed}, e}(q\, b_k + r), \qquad b_k = \lfloor \text{places} / t_k \rfloor $$
 
     with B the batches of an epoch, $t_k$ the size and r the row. Each text comes exactly once an epoch.
 
@@ -120,7 +120,7 @@ class PaddedBatches:
                 "texts: leave out of all of them what one of them lacks."
             )
         for number, row in enumerate(zip(*self.columns, strict=True)):
-            _check(number, row, self.sizes[-1])
+            _check(number, row, [column[0] for column in self.columns], self.sizes[-1])
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -200,15 +200,23 @@ def _filled_up(column, texts, rows, size):
     return filled
 
 
-def _check(number, row, longest):
+def _check(number, row, first_row, longest):
     n = len(row[0])
     if not 0 < n <= longest:
         raise ValueError(
             f"Text {number} has a length of {n}, and sizes are from 1 to {longest}: leave empty texts out, and cut "
             "long ones or give a larger size."
         )
-    for column, value in enumerate(row):
-        if np.ndim(value) and len(value) != n:
+    for column, (value, first) in enumerate(zip(row, first_row, strict=True)):
+        value, inner = np.asarray(value), np.shape(first)[1:]
+        if value.dtype.kind not in "iub" or np.any(value != value.astype(np.int32)):
+            raise ValueError(f"Text {number} has in column {column} what is no integer of 32 bits: {value.dtype}.")
+        if value.ndim != np.ndim(first) or value.shape[1:] != inner:
+            raise ValueError(
+                f"Text {number} has an array of shape {value.shape} in column {column}, and the first text one of "
+                f"{np.shape(first)}: give all of them the same axes after the first."
+            )
+        if value.ndim and len(value) != n:
             raise ValueError(
                 f"Text {number} has a length of {n} in column 0, and of {len(value)} in column {column}: give a number "
                 "for each place, or one for the whole text."

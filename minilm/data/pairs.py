@@ -88,6 +88,11 @@ class PairBatches:
             raise ValueError(
                 f"expected a target for each source, and at least one, got {len(self.targets)} for {len(self.sources)}."
             )
+        if not self.widths or list(self.widths) != sorted({*self.widths}) or min(*self.widths, self.batch_size) < 1:
+            raise ValueError(
+                f"Widths must rise from 1 or more and a batch hold 1 pair or more, but here are {self.widths} and "
+                f"{self.batch_size}."
+            )
         if (longest := self._sizes.max()) > self.widths[-1]:
             raise ValueError(
                 f"The longest pair needs a width of {longest}, and the last is {self.widths[-1]}: "

@@ -40,7 +40,7 @@ def parsed(lines: Iterable[str]) -> Dictionary:
     """
     found: Dictionary = {}
     for line in lines:
-        word, *phones = line.split("#")[0].split()
+        word, *phones = line.split("#")[0].split() or [""]
         word = re.sub(r"\(\d+\)$", "", word)
         spoken = tuple(phone.rstrip("012") for phone in phones)
         if re.fullmatch("[a-z']+", word) and spoken not in found.setdefault(word, []):

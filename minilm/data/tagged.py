@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minilm.data.labelled import decoded
 from minilm.metrics.spans import INSIDE, Span
 
 PLACES = frozenset("bmes")
@@ -46,16 +47,7 @@ def read(path: str | Path, tags: Collection[str] = (), encoding: str = "utf-8") 
       ValueError: with the number of the line: it is not in this encoding, a token has no tag or no form, or its tag is
         none of those.
     """
-    contents = Path(path).read_bytes()
-    try:
-        text = contents.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = contents.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"Line {line} of {path} is not {encoding}, at byte {error.start}: name the file's encoding; older Chinese "
-            "texts are in gb18030."
-        ) from None
-    lines = text.removesuffix("\n").split("\n")
+    lines = decoded(path, encoding).removesuffix("\n").split("\n")
     return [[_token(item, tags, path, number) for item in line.split()] for number, line in enumerate(lines, 1)]
 
 
@@ -144,13 +136,15 @@ def entity_spans(tokens: Sequence[Token]) -> list[Span]:
 def sentences(tokens: Sequence[Token], longest: int) -> list[list[Token]]:
     """The text cut after 。！？； and, where that leaves more than so many characters, after commas or between words.
 
+    A word of more characters than that is a sentence of its own.
+
     >>> short = sentences([Token(form, "n") for form in ("他", "来", "了", "。", "我", "们", "，", "走", "了")], 4)
     >>> [text_of(sentence) for sentence in short]
     ['他来了。', '我们，', '走了']
     """
     cut, piece, size = [], [], 0
     for token in tokens:
-        if piece and size + len(token.form) > longest:
+        while piece and size + len(token.form) > longest:
             comma = max((i for i, t in enumerate(piece, 1) if t.form in "，、：,"), default=len(piece))
             cut.append(piece[:comma])
             piece = piece[comma:]

@@ -15,7 +15,6 @@ Each is written for ONE step of ONE sequence. Teacher forcing, greedy decoding a
 | `luong` | the same | the state after the step | arXiv:1508.04025 |
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from minilm.layers.linear import LinearParams, init_linear, linear
 from minilm.layers.recurrent.lstm import LSTMState
 from minilm.models.cells import CELLS, CellParams, check_cell, zero_state
 from minilm.models.encoders import inside
+from minilm.models.records import one_record
 from minilm.models.scorers import Scorer
 
 
@@ -91,7 +91,7 @@ class Params(NamedTuple):
     readout: LinearParams | None = None  # the maxout of Cho and Bahdanau, Luong's W_c
 
 
-@functools.cache  # one record for one setting: a compiled function knows it again
+@one_record
 def sutskever(config: Config) -> Decoder:
     r"""All that the source says is the state in which it is handed over.
 
@@ -120,7 +120,7 @@ def sutskever(config: Config) -> Decoder:
     return Decoder(init, remember, start, step, lambda params, y: y, h)
 
 
-@functools.cache
+@one_record
 def cho(config: Config) -> Decoder:
     r"""One vector c stands for the source, and every step reads it again.
 
@@ -155,7 +155,7 @@ def cho(config: Config) -> Decoder:
     return Decoder(init, remember, start, step, _maxout_readout, h)
 
 
-@functools.cache
+@one_record
 def bahdanau(config: Config, scorer: Scorer) -> Decoder:
     r"""Before each step the state asks every place of the source, and the step reads the answer.
 
@@ -187,14 +187,14 @@ def bahdanau(config: Config, scorer: Scorer) -> Decoder:
 
     def step(params, memory, state, x):
         a = scorer.weights(params.scorer, state.y, memory.keys, memory.mask)
-        c = a @ memory.values
+        c = a.astype(memory.values.dtype) @ memory.values
         s, y = cell(params.cells, state.cells, jnp.concatenate([x, c]))
         return State(s, y), (jnp.concatenate([y, c, x]), a)
 
     return Decoder(init, remember, start, step, _maxout_readout, h)
 
 
-@functools.cache
+@one_record
 def luong(config: Config, scorer: Scorer) -> Decoder:
     r"""After each step the state asks, and what it is told makes a new vector of it, which the next step reads.
 
@@ -226,7 +226,7 @@ def luong(config: Config, scorer: Scorer) -> Decoder:
     def step(params, memory, state, x):
         s, y = cell(params.cells, state.cells, jnp.concatenate([x, state.y]))
         a = scorer.weights(params.scorer, y, memory.keys, memory.mask)
-        c = a @ memory.values
+        c = a.astype(memory.values.dtype) @ memory.values
         y = jnp.tanh(linear(params.readout, jnp.concatenate([c, y])))
         return State(s, y), (y, a)
 

@@ -9,7 +9,6 @@ Tokens are `(..., t)`; or `(..., t, m)` where m of them describe one place, as a
 in do: then their vectors stand side by side. Of each text `length` places count, and the others change nothing.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from minilm.layers.dropout import dropout
 from minilm.layers.embedding import embed, init_embedding
 from minilm.layers.recurrent.unroll import Directions, bidirectional, unroll
 from minilm.models.cells import CELLS, CellParams, check_cell, zero_state
+from minilm.models.records import one_record
 
 
 class Encoder(NamedTuple):
@@ -65,7 +65,7 @@ class Params(NamedTuple):
     layers: tuple[CellParams | Directions, ...]
 
 
-@functools.cache  # one record for one configuration: a compiled function knows it again
+@one_record
 def recurrent(config: Config) -> Encoder:
     r"""Layers of a recurrent network; each reads what the one below it says, in one direction or in both.
 
@@ -106,7 +106,7 @@ def recurrent(config: Config) -> Encoder:
     return Encoder(init, apply, width)
 
 
-@functools.cache
+@one_record
 def words(config: Config) -> Encoder:
     r"""The tokens' own vectors, whatever stands beside them: below a mean, a bag of words (arXiv:1607.01759).
 

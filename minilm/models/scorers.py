@@ -7,7 +7,6 @@ What can be said of a place without knowing the question is said in `prepare`: a
 else multiply every place by the same matrix forty times.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from minilm.layers.attention.multiplicative import (
     location_scores,
 )
 from minilm.layers.linear import matmul
+from minilm.models.records import one_record
 
 
 class Scorer(NamedTuple):
@@ -60,7 +60,7 @@ class LocalPParams(NamedTuple):
     place: LocalParams
 
 
-@functools.cache  # one record for one setting: a compiled function knows it again
+@one_record
 def additive(width: int = 64) -> Scorer:
     r"""Bahdanau's: $a_s = v \cdot \tanh(q W_q + k_s W_k)$, by `additive_scores`, through a hidden layer of a width."""
 
@@ -76,7 +76,7 @@ def additive(width: int = 64) -> Scorer:
     return Scorer(init, prepare, _softmax_of(scores))
 
 
-@functools.cache
+@one_record
 def dot() -> Scorer:
     r"""Luong's *dot*: $a_s = q \cdot k_s$, by `dot_scores`; the question must be as wide as a place."""
 
@@ -90,7 +90,7 @@ def dot() -> Scorer:
     return Scorer(init, lambda params, values: values, _softmax_of(_dot))
 
 
-@functools.cache
+@one_record
 def general() -> Scorer:
     r"""Luong's *general*: $a_s = q W \cdot k_s$, by `general_scores`, read from the other side: $q \cdot (W k_s)$."""
 
@@ -103,7 +103,7 @@ def general() -> Scorer:
     return Scorer(init, prepare, _softmax_of(_dot))
 
 
-@functools.cache
+@one_record
 def concat(width: int = 64) -> Scorer:
     r"""Luong's *concat*: $a_s = v \cdot \tanh([q, k_s]\, W)$, by `concat_scores`; the additive ones, with one W."""
 
@@ -119,7 +119,7 @@ def concat(width: int = 64) -> Scorer:
     return Scorer(init, prepare, _softmax_of(scores))
 
 
-@functools.cache
+@one_record
 def location(places: int = 32) -> Scorer:
     r"""Luong's *location*: $a_s = q \cdot W_{\cdot s}$, by `location_scores`, wherever it says, whatever stands there.
 
@@ -142,7 +142,7 @@ def location(places: int = 32) -> Scorer:
     return Scorer(init, prepare, _softmax_of(scores))
 
 
-@functools.cache
+@one_record
 def local_p(width: int = 64, reach: float = 3.0) -> Scorer:
     r"""Luong's *local-p*: *general* within reach of a place that the question predicts, by `local_p_weights`.
 

@@ -85,6 +85,7 @@ def apply(
     """
     encoder_key, said_key = (None, None) if key is None else jax.random.split(key)
     h = config.encoder.apply(params.encoder, tokens, length, key=encoder_key)
+    h = jnp.where(inside(h, length)[..., None], h, 0)  # what stands in padding is not to reach the gradient either
     return linear(params.output, dropout(h, config.dropout, said_key))
 
 

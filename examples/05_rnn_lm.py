@@ -96,10 +96,10 @@ def n_parameters(config):
 
 
 KEY = jax.random.key(SEED)
-CELLS = ["elman", "lstm"] if QUICK else ["elman", "gru", "lstm"]
+NAMES = ["elman", "lstm"] if QUICK else ["elman", "gru", "lstm"]
 wanted = n_parameters(model_of("lstm", H))
 configs = {}
-for name in CELLS:
+for name in NAMES:
     width = bisect.bisect_left(range(8 * H), wanted, key=lambda width, name=name: n_parameters(model_of(name, width)))
     configs[name] = model_of(name, width)
     print(f"{name:6} state of {width:4}, {n_parameters(configs[name]):,} parameters")

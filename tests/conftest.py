@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 
-# Two thirds of the tests' time is compilation. What one worker has compiled the other need not, nor the next run.
+# More than half of the tests' time is compilation. What one worker has compiled the other need not, nor the next run.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache/compiled"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -163,8 +163,8 @@ else:
 # | languages held out | 61.0%, 65.7% | 52.2%, 63.0% |
 #
 # The year and the day are right in 99% without a look too: six figures travel well in one vector. It is the **month**
-# that is lost, right in 58% and 72% of the days held out. A likely reason: to learn a name, the error has to find the letters
-# that it is made of, and without a look it comes to them through every character that was read after them. Of a
+# that is lost, right in 58% and 72% of the days held out. A likely reason: to learn a name, the error has to find the
+# letters that it is made of, and without a look it comes to them through every character that was read after them. Of a
 # language never seen, both read what is written in figures, and names of months that resemble a neighbour's.
 #
 # ## What is still wrong

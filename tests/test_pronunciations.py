@@ -52,3 +52,11 @@ def test_every_word_of_the_dictionary_can_be_spelled_and_spoken():
     assert {phone for one in words.values() for phones in one for phone in phones} == set(p.PHONES) - {""}
     assert {letter for word in words for letter in word} == set(p.LETTERS) - {""}
     assert words["tomato"] == [("T", "AH", "M", "EY", "T", "OW"), ("T", "AH", "M", "AA", "T", "OW")]
+
+
+@pytest.mark.parametrize(
+    ("number", "strange", "kind"), [(p.spelled, "Café", "letter 'C'"), (p.spoken, ["AH0"], "phone 'AH0'")]
+)
+def test_what_the_dictionary_has_not_is_refused_in_a_sentence(number, strange, kind):
+    with pytest.raises(ValueError, match=f"There is no {kind} in the dictionary; there are"):
+        number(strange)

@@ -88,9 +88,16 @@ def spelled(word: str) -> list[int]:
     >>> spelled("cab")
     [4, 2, 3]
     """
-    return [LETTERS.index(letter) for letter in word]
+    return _numbered(word, LETTERS, "letter")
 
 
 def spoken(phones: Iterable[str]) -> list[int]:
     """The ids of phones."""
-    return [PHONES.index(phone) for phone in phones]
+    return _numbered(phones, PHONES, "phone")
+
+
+def _numbered(items, known, kind):
+    items = list(items)
+    if strange := [item for item in items if item not in known[1:]]:
+        raise ValueError(f"There is no {kind} {strange[0]!r} in the dictionary; there are {' '.join(known[1:])}.")
+    return [known.index(item) for item in items]

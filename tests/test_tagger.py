@@ -299,3 +299,18 @@ def test_what_is_not_a_number_in_padding_reaches_no_gradient(crf):
     batch = tagger.Batch(tokens, jnp.array([2]), jnp.array([[0, 1, 2]]), jnp.array([[1.0, 1.0, 0.0]]))
     gradient = jax.jit(jax.grad(lambda params: tagger.loss(params, batch, config=config)[0]))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_texts_are_predicted_again_without_being_traced_again():
+    traced, encoder = [], CONFIGS["words, softmax"].encoder
+
+    def apply(*arguments, **options):
+        traced.append(arguments)
+        return encoder.apply(*arguments, **options)
+
+    config = replace(CONFIGS["words, softmax"], encoder=encoder._replace(apply=apply), n_tags=2)
+    params = tagger.init(jax.random.key(0), config)
+    batches = tagging.span_batches([np.zeros((3, M), int)], [[]], ["O", "S-X"], sizes=(3,), places=3)
+    first = tagging.predict(params, batches, ["O", "S-X"], config=config)
+    assert tagging.predict(params, batches, ["O", "S-X"], config=config) == first
+    assert len(traced) == 1

@@ -40,7 +40,7 @@ UNNAMED_FLOOR = 5
 # What is not compiled by itself: a fused elementwise function costs less, functions are no arguments of a compiled one.
 ELEMENTWISE = ("relu", "squared_relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
 OVER_A_CELL = ("unroll", "unroll_reverse", "bidirectional", "stacked", "truncated_unroll")
-OVER_AN_ATTENTION = ("multi_head", "multi_head_step", "softmax_mixer")
+OVER_AN_ATTENTION = ("multi_head", "multi_head_step")
 OF_NUMBERS = ("alibi_slopes",)  # Python numbers in, Python numbers out
 INTERPRETED = {
     *(f"activation.{name}" for name in ELEMENTWISE),
@@ -49,8 +49,6 @@ INTERPRETED = {
     *(f"attention.biases.{name}" for name in OF_NUMBERS),
 }
 
-# What has no reference: a mixer is a record of functions. (Initial values have none either; their laws are tests.)
-NO_REFERENCE = {"attention.multi_head.softmax_mixer"}
 # What has no gradient: integers.
 NOT_DIFFERENTIABLE = {"attention.biases.alibi_slopes", "attention.biases.t5_bucket"}
 # What has no record: its law needs no arrays (see tests/test_biases.py).
@@ -105,8 +103,13 @@ def is_initial(name: str) -> bool:
     return name.split(".")[-1].startswith("init_")
 
 
+def is_mixer(name: str) -> bool:
+    """A record of functions: neither compiled itself nor with a reference. (Nor have initial values one.)"""
+    return name.endswith("_mixer")
+
+
 LAYERS = {name: function for name, function in public_functions().items() if not is_initial(name)}
-REFERENCED = sorted(LAYERS.keys() - NO_REFERENCE)
+REFERENCED = sorted(name for name in LAYERS if not is_mixer(name))
 each_layer = pytest.mark.parametrize("name", sorted(LAYERS))
 each_referenced = pytest.mark.parametrize("name", REFERENCED)
 
@@ -172,7 +175,7 @@ def test_the_docstring_has_an_equation_the_shapes_and_the_path_of_the_reference(
     doc = inspect.getdoc(LAYERS[name]) or ""
     assert "Args:" in doc, "an Args section"
     assert "Returns" in doc, "what it returns"
-    if name not in NO_REFERENCE:
+    if not is_mixer(name):
         assert doc.count("$$") >= 2, "an equation between $$ and $$"
         assert f"Reference: `minilm.reference.{name}`" in doc
 
@@ -219,7 +222,7 @@ def test_every_mask_rule_has_its_reference():
 
 
 def test_public_layers_are_compiled_except_those_named_here():
-    interpreted = {name for name, function in LAYERS.items() if not isinstance(function, jax.stages.Wrapped)}
+    interpreted = {name for name in REFERENCED if not isinstance(LAYERS[name], jax.stages.Wrapped)}
     assert interpreted == INTERPRETED
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
@@ -97,6 +98,9 @@ def dot_product_attention(
 class Dense:
     """Attention that holds all of its `t × s` scores: `Dense(Causal())`, `Dense(Causal(), Alibi.of(g, r))`.
 
+    A variant that turns scores into weights in another way is a function of the same form, `attention(q, k, v, mask,
+    bias)`; one that has parameters of its own takes them first, and comes with them: `Partial(variant, parameters)`.
+
     Every `attend` is called for one sequence, `attend(q, k, v, query, key)`, with the `Tokens` at which queries and
     keys stand. It asks its rule who may see whom; and it alone, so that no rule has to, leaves out the empty slots and
     the padding, which have position −1.
@@ -104,10 +108,11 @@ class Dense:
 
     rule: Callable[..., Any]
     bias: Callable[..., Any] | None = None
+    attention: Partial = Partial(dot_product_attention)  # noqa: RUF009 (it holds nothing that could change)
 
     def __call__(self, q, k, v, query, key):
         """Attention of one sequence, `(g, r, t, v)`."""
-        return dot_product_attention(q, k, v, *_mask_and_bias(self, query, key))
+        return self.attention(q, k, v, *_mask_and_bias(self, query, key))
 
 
 @register

@@ -1,7 +1,7 @@
 """Multi-head attention: project, attend, merge. Multi-query, grouped and cross-attention are the same three lines."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,13 @@ class MultiHeadParams(NamedTuple):
     b_k: Float[Array, "g k"] | None
     b_v: Float[Array, "g v"] | None
     b_o: Float[Array, " d"] | None
+
+
+class LearnedParams(NamedTuple):
+    """Heads, and what the attention between them has learned."""
+
+    multi_head: MultiHeadParams
+    attend: Any
 
 
 def init_multi_head(
@@ -175,6 +182,34 @@ def softmax_mixer(attend: Callable, *, g: int, r: int, k: int, v: int, bias: boo
         apply=lambda params, x, tokens: multi_head(params, x, tokens, attend),
         init_state=init_cache,
         step=lambda params, cache, x, tokens: multi_head_step(params, cache, x, tokens, attend),
+    )
+
+
+def learned_mixer(
+    init_attend: Callable, attend_of: Callable, *, g: int, r: int, k: int, v: int, bias: bool = True
+) -> Mixer:
+    """`softmax_mixer` of an attention that has parameters of its own.
+
+    Args:
+      init_attend: a key gives those parameters.
+      attend_of: they give the `attend`: `lambda sink: Dense(Causal(), attention=Partial(sink_attention, sink))`.
+      g, r, k, v, bias: as `softmax_mixer`'s.
+    Returns:
+      a `Mixer` of `LearnedParams`, whose state is a `KVCache`.
+    """
+
+    def init(key, d_model):
+        heads_key, attend_key = jax.random.split(key)
+        heads = init_multi_head(heads_key, d_model, g=g, r=r, k=k, v=v, bias=bias)
+        return LearnedParams(heads, init_attend(attend_key))
+
+    return Mixer(
+        init=init,
+        apply=lambda params, x, tokens: multi_head(params.multi_head, x, tokens, attend_of(params.attend)),
+        init_state=lambda params, size, dtype=None: init_cache(params.multi_head, size, dtype),
+        step=lambda params, cache, x, tokens: multi_head_step(
+            params.multi_head, cache, x, tokens, attend_of(params.attend)
+        ),
     )
 
 

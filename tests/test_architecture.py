@@ -41,11 +41,13 @@ UNNAMED_FLOOR = 5
 ELEMENTWISE = ("relu", "squared_relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
 OVER_A_CELL = ("unroll", "unroll_reverse", "bidirectional", "stacked", "truncated_unroll")
 OVER_AN_ATTENTION = ("multi_head", "multi_head_step")
+OVER_A_STEP = ("linear_attention.loop.loop",)
 OF_NUMBERS = ("alibi_slopes",)  # Python numbers in, Python numbers out
 INTERPRETED = {
     *(f"activation.{name}" for name in ELEMENTWISE),
     *(f"recurrent.unroll.{name}" for name in OVER_A_CELL),
     *(f"attention.multi_head.{name}" for name in OVER_AN_ATTENTION),
+    *OVER_A_STEP,
     *(f"attention.biases.{name}" for name in OF_NUMBERS),
 }
 

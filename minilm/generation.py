@@ -11,7 +11,8 @@ and the number of tokens. A prompt and what is written after it never exceed `co
 positions end there, and a cache that rolled on would make positions mean something else. Generation stops when the
 context is full, and a prompt that leaves no room for one more token is refused.
 
-Models come in as namespaces with `init_state(params, size)` and `step(params, state, tokens, position, *, config)`.
+Models come in as namespaces with `init_state(params, size, *, config)` and `step(params, state, tokens, position, *,
+config)`.
 """
 
 from collections.abc import Generator, Sequence
@@ -117,7 +118,7 @@ def read_prompts(model, config, params, tokens: np.ndarray, length: np.ndarray):
 
 @partial(jax.jit, static_argnames=("model", "config", "b"))
 def _empty_state(model, config, params, b):
-    one = model.init_state(params, config.context_length)
+    one = model.init_state(params, config.context_length, config=config)
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (b, *leaf.shape)), one)
 
 

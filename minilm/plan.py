@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from minilm.config import TrainConfig
 from minilm.data.batching import Batch
+from minilm.flops import executed_flops
 from minilm.optimizers import make_optimizer
 from minilm.training import init_state
 
@@ -65,18 +66,21 @@ def make_plan(model, model_config, config: TrainConfig) -> Plan:
     optimizer = make_optimizer(config.optimization, config.steps)
     state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer), params)
 
+    def logits(params, tokens):
+        return model.apply(params, tokens, config=model_config)
+
     def loss(params, batch):
         return model.loss(params, batch, config=model_config)[0]
 
     return Plan(
         parameters=parameters_by_part(params),
-        forward_flops=matrix_flops(functools.partial(model.apply, config=model_config), params, batch.tokens) / (b * t),
-        training_flops=matrix_flops(jax.grad(loss), params, batch) / (b * t),
+        forward_flops=executed_flops(logits, params, batch.tokens) / (b * t),
+        training_flops=executed_flops(jax.grad(loss), params, batch) / (b * t),
         weights=bytes_of(params),
         gradients=bytes_of(params),
         optimizer=bytes_of(state.optimizer),
         activations=_activations(model, model_config, params, batch),
-        cache=bytes_of(jax.eval_shape(functools.partial(model.init_state, size=t), params)),
+        cache=bytes_of(jax.eval_shape(functools.partial(model.init_state, size=t, config=model_config), params)),
     )
 
 
@@ -116,45 +120,3 @@ def _activations(model, config, params, batch) -> int:
         return kept(config)
     saved = kept(config)
     return saved + (kept(dataclasses.replace(config, remat=False)) - saved) // config.n_layers
-
-
-# ── arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def matrix_flops(function, *arguments) -> int:
-    r"""The FLOPs of all matrix products of a function, the bodies of scans counted as often as they run.
-
-    A product with result `(m, n)` over an inner axis of length k takes $2 m n k$: a multiplication and an addition for
-    each. Of a branch the dearer side counts; a loop whose length is not known before it runs counts once.
-
-    >>> matrix_flops(lambda a, b: a @ b, jnp.ones((2, 3)), jnp.ones((3, 5)))
-    60
-    """
-    return _flops_of(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _flops_of(jaxpr) -> int:
-    return sum(_flops_of_equation(equation) for equation in jaxpr.eqns)
-
-
-def _flops_of_equation(equation) -> int:
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        inner = 1
-        for axis in contracted:
-            inner *= equation.invars[0].aval.shape[axis]
-        return 2 * equation.outvars[0].aval.size * inner
-    inside = [_flops_of(jaxpr) for value in equation.params.values() for jaxpr in _programs_in(value)]
-    if equation.primitive.name == "cond":
-        return max(inside, default=0)
-    return equation.params.get("length", 1) * sum(inside) if equation.primitive.name == "scan" else sum(inside)
-
-
-def _programs_in(value):
-    if hasattr(value, "eqns"):
-        yield value
-    elif hasattr(value, "jaxpr"):
-        yield value.jaxpr
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _programs_in(item)

@@ -109,7 +109,7 @@ def test_every_place_draws_anew():
 def test_the_repetition_penalty_writes_every_token_once_before_any_twice():
     class Constant:
         @staticmethod
-        def init_state(params, size):
+        def init_state(params, size, *, config):
             return jnp.zeros(())
 
         @staticmethod

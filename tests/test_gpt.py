@@ -107,7 +107,7 @@ def test_fifty_steps_of_training_equal_those_by_hand():
 def test_decoding_in_any_split_equals_apply(seed, cuts):
     params, batch = example(seed % 5)
     tokens = batch.tokens[seed % B]
-    state, logits = gpt.init_state(params, CONFIG.context_length), []
+    state, logits = gpt.init_state(params, CONFIG.context_length, config=CONFIG), []
     for chunk in np.split(np.arange(T), sorted(cuts)):
         state, out = step(params, state, tokens[chunk], jnp.asarray(chunk, jnp.int32), config=CONFIG)
         logits.append(out)
@@ -126,7 +126,7 @@ def test_padding_leaves_the_caches_and_the_other_logits_alone():
     params, batch = example()
     tokens, position = batch.tokens[0, :3], jnp.arange(3, dtype=jnp.int32)
     padded = jnp.append(tokens, 0), jnp.append(position, -1)
-    empty = gpt.init_state(params, CONFIG.context_length)
+    empty = gpt.init_state(params, CONFIG.context_length, config=CONFIG)
     state, logits = step(params, empty, tokens, position, config=CONFIG)
     padded_state, padded_logits = step(params, empty, *padded, config=CONFIG)
     assert_close(padded_logits[:3], logits, FORMULA)

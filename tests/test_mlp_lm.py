@@ -61,7 +61,7 @@ def test_the_gradient_by_hand_equals_central_differences():
 def test_decoding_in_any_split_equals_apply(seed, cuts, size):
     params, batch, config = example(seed % 5)
     tokens = batch.tokens[seed % B]
-    state, logits = mlp_lm.init_state(params, size), []
+    state, logits = mlp_lm.init_state(params, size, config=config), []
     for chunk in np.split(np.arange(T), sorted(cuts)):
         state, out = step(params, state, tokens[chunk], jnp.asarray(chunk, jnp.int32), config=config)
         logits.append(out)
@@ -71,7 +71,7 @@ def test_decoding_in_any_split_equals_apply(seed, cuts, size):
 def test_a_text_longer_than_the_state_is_read_on():
     """As many slots as the history needs, and the oldest is written over."""
     params, batch, config = example()
-    state, logits = mlp_lm.init_state(params, M), []
+    state, logits = mlp_lm.init_state(params, M, config=config), []
     for place in range(T):
         at = jnp.array([place], jnp.int32)
         state, out = step(params, state, batch.tokens[0, at], at, config=config)
@@ -82,9 +82,9 @@ def test_a_text_longer_than_the_state_is_read_on():
 def test_padding_leaves_the_state_and_the_other_logits_alone():
     params, batch, config = example()
     tokens, position = batch.tokens[0, :4], jnp.arange(4, dtype=jnp.int32)
-    state, logits = step(params, mlp_lm.init_state(params, 9), tokens, position, config=config)
+    state, logits = step(params, mlp_lm.init_state(params, 9, config=config), tokens, position, config=config)
     padded = jnp.append(tokens, 3), jnp.append(position, -1)
-    padded_state, padded_logits = step(params, mlp_lm.init_state(params, 9), *padded, config=config)
+    padded_state, padded_logits = step(params, mlp_lm.init_state(params, 9, config=config), *padded, config=config)
     assert_close(padded_logits[:4], logits, FORMULA)
     np.testing.assert_array_equal(padded_state, state)
 

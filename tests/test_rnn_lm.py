@@ -135,7 +135,7 @@ def test_the_loss_and_its_gradient_equal_those_of_pytorchs_model(cell):
 def test_decoding_in_any_split_equals_apply(seed, cuts):
     params, _, batch = example(PLAIN, seed % 5)
     tokens = batch.tokens[seed % B]
-    state, logits = rnn_lm.init_state(params, PLAIN.context_length), []
+    state, logits = rnn_lm.init_state(params, PLAIN.context_length, config=PLAIN), []
     for chunk in np.split(np.arange(T), sorted(cuts)):
         state, out = step(params, state, tokens[chunk], jnp.asarray(chunk, jnp.int32), config=PLAIN)
         logits.append(out)

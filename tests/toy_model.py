@@ -30,7 +30,7 @@ def init(seed: int, config: Config, width: int = 5, scale: float = 1.5) -> Param
     return Params(*(jnp.asarray(scale * draw(shape)) for shape in [(n, width), (p, width), (width, width), (width, n)]))
 
 
-def init_state(params, size):
+def init_state(params, size, *, config):
     return jnp.zeros(params.w_h.shape[0])
 
 

@@ -72,7 +72,7 @@ def loss(params: Params, batch: Batch, *, config: Config, key=None):
     return cross_entropy(apply(params, batch.tokens, config=config, key=key), batch.targets, batch.weights)
 
 
-def init_state(params: Params, size: int) -> Int[Array, " s"]:
+def init_state(params: Params, size: int, *, config: Config) -> Int[Array, " s"]:
     """No token read yet: one sequence's last `size` tokens will stand here, each at its position modulo `size`."""
     return jnp.zeros(size, jnp.int32)
 

@@ -133,7 +133,7 @@ def loss(params: Params, batch: Batch, *, config: Config, key=None):
     return cross_entropy(apply(params, batch.tokens, config=config, key=key), batch.targets, batch.weights)
 
 
-def init_state(params: Params, size: int) -> tuple[KVCache, ...]:
+def init_state(params: Params, size: int, *, config: Config) -> tuple[KVCache, ...]:
     """Empty caches for one sequence, with room for `size` positions."""
     return tuple(init_cache(block.attention.multi_head, size) for block in params.blocks)
 

@@ -119,7 +119,7 @@ def carried_loss(params: Params, state, batch: Batch, *, config: Config, key=Non
 # ── one chunk of one sequence ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def init_state(params: Params, size: int) -> tuple:
+def init_state(params: Params, size: int, *, config: Config) -> tuple:
     """The state before one sequence; it takes the same room however many positions, so `size` changes nothing."""
     return initial_state(params)
 

@@ -1,0 +1,90 @@
+"""Counted operations are those of the closed forms."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from minilm.flops import executed_flops
+from minilm.layers.attention.blockwise import Blockwise
+from minilm.layers.attention.core import Dense
+from minilm.layers.attention.masks import Causal
+from minilm.layers.linear_attention.decay import decay_chunked, decay_parallel, decay_step
+from minilm.layers.linear_attention.loop import loop
+from minilm.shapes import Tokens
+
+G, R, T, K, V = 2, 3, 16, 4, 5
+
+
+def shaped(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+QKV = shaped(G, R, T, K), shaped(G, T, K), shaped(G, T, V)
+STATE = shaped(G, K, V), shaped(G, T, K), shaped(G, T, K), shaped(G, T, V), shaped(G, T)
+
+
+def of(attend):
+    where = Tokens.arange(T)
+    return lambda q, k, v: attend(q, k, v, where, where)
+
+
+def test_dense_attention_multiplies_every_pair_twice_and_backwards_four_times_more():
+    pairs = 2 * G * R * T * T * (K + V)
+    dense = of(Dense(Causal()))
+    assert executed_flops(dense, *QKV) == pairs
+
+    def gradient(q, k, v):
+        return jax.grad(lambda *qkv: dense(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
+
+    assert executed_flops(gradient, *QKV) == 3 * pairs
+
+
+def test_blockwise_attention_multiplies_the_pairs_of_the_tiles_that_it_visits():
+    blockwise = of(Blockwise(Causal(), None, 4, 4))
+    tiles = [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="give `turns`"):
+        executed_flops(blockwise, *QKV)
+    visited = executed_flops(blockwise, *QKV, turns=sum(tiles) / len(tiles))
+    assert visited == 2 * G * R * sum(tiles) * 4 * 4 * (K + V)
+
+
+def test_a_recurrence_counts_every_token():
+    def looped(*arguments):
+        return loop(decay_step, *arguments)
+
+    assert executed_flops(looped, *STATE) == T * 2 * G * K * V
+    assert executed_flops(decay_parallel, *STATE[1:]) == 2 * G * T * T * (K + V)
+
+
+@pytest.mark.parametrize("chunk", [4, 8])
+def test_chunks_cost_their_pairs_and_two_products_with_the_state(chunk):
+    inside, with_state = 2 * G * T * chunk * (K + V), 2 * 2 * G * T * K * V
+    assert executed_flops(lambda *a: decay_chunked(*a, chunk=chunk), *STATE) == inside + with_state
+
+
+def test_of_two_branches_the_dearer_counts_and_a_loop_without_products_nothing():
+    def branching(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: x @ x @ x, x)
+
+    assert executed_flops(branching, shaped(10, 10)) == 4000
+    assert executed_flops(lambda x: jax.lax.while_loop(lambda x: x < 5, lambda x: x + 1, x), shaped()) == 0
+
+
+def test_a_triangular_solve_counts_half_of_a_product():
+    def solve(a, b):
+        return jax.scipy.linalg.solve_triangular(a, b, lower=True)
+
+    assert executed_flops(solve, shaped(10, 10), shaped(10, 3)) == 300
+
+
+def test_a_kernel_counts_once_for_every_cell_of_its_grid():
+    from jax.experimental import pallas as pl
+
+    def square(x, y):
+        y[...] = x[...] @ x[...]
+
+    block = pl.BlockSpec((4, 4), lambda i: (i, 0))
+    kernel = pl.pallas_call(
+        square, out_shape=shaped(12, 4), grid=(3,), in_specs=[block], out_specs=block, interpret=True
+    )
+    assert executed_flops(kernel, shaped(12, 4)) == 3 * 2 * 4**3

@@ -5,8 +5,52 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from minilm.layers.linear import matmul
 from minilm.shapes import Mixer
+
+
+@jax.jit
+def split_heads(w: Float[Array, "d g k"], x: Float[Array, "... t d"]) -> Float[Array, "... g t k"]:
+    r"""What each head sees of x, through a matrix of its own.
+
+    $$ y_{gt} = x_t W^g $$
+
+    Args:
+      w: W `(d, g, k)`.
+      x: `(..., t, d)`.
+    Returns:
+      y `(..., g, t, k)`, heads first, in x's dtype.
+
+    Reference: `minilm.reference.linear_attention.state_mixer.split_heads`.
+
+    >>> split_heads(jnp.array([[[2.0], [3.0]]]), jnp.array([[1.0], [10.0]])).tolist()
+    [[[2.0], [20.0]], [[3.0], [30.0]]]
+    """
+    y = matmul(x, w.reshape(w.shape[0], -1))
+    return jnp.swapaxes(y.reshape(*x.shape[:-1], *w.shape[1:]), -3, -2)
+
+
+@jax.jit
+def merge_heads(w: Float[Array, "g v d"], o: Float[Array, "... g t v"]) -> Float[Array, "... t d"]:
+    r"""The heads' outputs, each through its own matrix, added up.
+
+    $$ y_t = \sum_g o_{gt} W^g $$
+
+    Args:
+      w: W `(g, v, d)`.
+      o: `(..., g, t, v)`.
+    Returns:
+      y `(..., t, d)`, in o's dtype.
+
+    Reference: `minilm.reference.linear_attention.state_mixer.merge_heads`.
+
+    >>> merge_heads(jnp.array([[[2.0]], [[3.0]]]), jnp.array([[[1.0]], [[10.0]]])).tolist()
+    [[32.0]]
+    """
+    o = jnp.swapaxes(o, -3, -2)
+    return matmul(o.reshape(*o.shape[:-2], -1), w.reshape(-1, w.shape[-1]))
 
 
 def state_mixer(init: Callable, project: Callable, recur: Callable, merge: Callable, init_state: Callable) -> Mixer:

@@ -1,14 +1,21 @@
 """A `Mixer` from a recurrence: what `multi_head` is to softmax attention, for whatever carries a state along."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minilm.layers.linear import matmul
-from minilm.shapes import Mixer
+from minilm.shapes import Mixer, Tokens
+
+
+class ShiftState(NamedTuple):
+    """The last token that was read, and the state of the mixer that reads it beside the next."""
+
+    x: Float[Array, " d"]
+    inner: Any
 
 
 @jax.jit
@@ -80,15 +87,58 @@ def state_mixer(init: Callable, project: Callable, recur: Callable, merge: Calla
         return init_state(params, size, jnp.result_type(jnp.float32, *like))
 
     def apply(params, x, tokens):
-        def run(inputs, tokens) -> Any:
+        def run(inputs, tokens):
             return recur(params, empty(params, 0, x.dtype), inputs, tokens)[1]
 
-        for _ in x.shape[:-2]:
-            run = jax.vmap(run, in_axes=(0, jax.tree.map(lambda leaf: 0 if leaf.ndim > 1 else None, tokens)))
-        return merge(params, x, run(project(params, x), tokens))
+        return merge(params, x, _each_sequence(run, x.ndim - 2, project(params, x), tokens))
 
     def step(params, state, x, tokens):
         state, o = recur(params, state, project(params, x), tokens)
         return state, merge(params, x, o)
 
     return Mixer(init=init, apply=apply, init_state=empty, step=step)
+
+
+def token_shift_mixer(inner: Mixer, width: Callable) -> Mixer:
+    """RWKV's token shift: a mixer of the pairs `[x_t, x_{t-1}]` as one of x, which remembers the token before.
+
+    Args:
+      inner: a mixer whose `init` is told d, while its `apply` and `step` take x of width 2 d to y of width d.
+      width: `width(params)` is d.
+    Returns:
+      a `Mixer` of width d, whose state is a `ShiftState`. Before the first token there are zeros; padding is the token
+      before of none.
+    """
+
+    def init_state(params, size, dtype=None):
+        like = jax.tree.leaves(params) if dtype is None else [dtype]
+        last = jnp.zeros(width(params), jnp.result_type(jnp.float32, *like))
+        return ShiftState(last, inner.init_state(params, size, dtype))
+
+    def apply(params, x, tokens):
+        def run(x, tokens):
+            return _pairs(jnp.zeros_like(x[0]), x, tokens)[1]
+
+        return inner.apply(params, _each_sequence(run, x.ndim - 2, x, tokens), tokens)
+
+    def step(params, state, x, tokens):
+        last, pairs = _pairs(state.x, x, tokens)
+        after, y = inner.step(params, state.inner, pairs, tokens)
+        return ShiftState(last, after), y
+
+    return Mixer(init=inner.init, apply=apply, init_state=init_state, step=step)
+
+
+def _each_sequence(function, axes: int, inputs, tokens: Tokens):
+    """A function of one sequence and where it stands, mapped over leading axes, which tokens may lack."""
+    for _ in range(axes):
+        function = jax.vmap(function, in_axes=(0, jax.tree.map(lambda leaf: 0 if leaf.ndim > 1 else None, tokens)))
+    return function(inputs, tokens)
+
+
+def _pairs(last, x, tokens: Tokens):
+    """Beside each row of x the real one before it, `last` before the first: (the last real row, pairs `(t, 2 d)`)."""
+    rows = jnp.concatenate([last[None].astype(x.dtype), x])
+    read = jnp.where(tokens.position >= 0, jnp.arange(1, len(rows)), 0)
+    latest = jax.lax.cummax(jnp.concatenate([jnp.zeros_like(read[:1]), read]))
+    return rows[latest[-1]].astype(last.dtype), jnp.concatenate([x, rows[latest[:-1]]], axis=-1)

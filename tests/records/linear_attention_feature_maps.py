@@ -1,0 +1,56 @@
+from hypothesis import strategies as st
+
+from minilm.layers.linear_attention import feature_maps
+from minilm.reference.linear_attention import feature_maps as reference
+from tests.records import Record
+from tests.strategies import arrays, sizes, weights
+
+SIZES = sizes((2, 3, 5), (4, 1, 2), (1, 4, 3))  # rows, k, m
+
+
+@st.composite
+def x_arguments(draw):
+    rows, k, _ = draw(SIZES)
+    return (draw(arrays(rows, k)),)
+
+
+@st.composite
+def projection_arguments(draw):
+    rows, k, m = draw(SIZES)
+    return draw(weights(m, k)), draw(arrays(rows, k))
+
+
+def torch_elu(x):
+    import torch
+
+    return (torch.nn.functional.elu(torch.tensor(x)) + 1).numpy()
+
+
+def torch_taylor(x):
+    """A Kronecker product of each row with itself."""
+    import torch
+
+    rows = torch.tensor(x) / x.shape[-1] ** 0.25
+    return torch.stack([torch.cat([torch.ones(1), z, torch.kron(z, z) / 2**0.5]) for z in rows]).numpy()
+
+
+def torch_random(projection, x):
+    """The exponent as half a difference of squared distances, from the origin and from x."""
+    import torch
+
+    w, z = torch.tensor(projection), torch.tensor(x) / x.shape[-1] ** 0.25
+    exponents = ((w**2).sum(-1) - torch.cdist(z, w, compute_mode="donot_use_mm_for_euclid_dist") ** 2) / 2
+    return (exponents.exp() / len(w) ** 0.5).numpy()
+
+
+def record(name, arguments, oracle, **rest):
+    function, backward = getattr(reference, name), getattr(reference, f"{name}_backward")
+    return Record(getattr(feature_maps, name), function, backward, arguments, oracles={"torch": oracle}, **rest)
+
+
+RECORDS = (
+    # The slope is continuous at 0 and its slope is not, of which a difference still sees nothing at 1e-5.
+    record("elu_plus_one", x_arguments(), torch_elu, batched=0),
+    record("taylor_features", x_arguments(), torch_taylor, batched=0),
+    record("random_features", projection_arguments(), torch_random, batched=1),
+)

@@ -43,18 +43,24 @@ OVER_A_CELL = ("unroll", "unroll_reverse", "bidirectional", "stacked", "truncate
 OVER_AN_ATTENTION = ("multi_head", "multi_head_step")
 OVER_A_STEP = ("linear_attention.loop.loop",)
 OF_NUMBERS = ("alibi_slopes",)  # Python numbers in, Python numbers out
+FREQUENCIES = (  # Python numbers in, NumPy arrays out
+    *("rotary_frequencies", "linear_frequencies", "ntk_frequencies", "dynamic_ntk_frequencies"),
+    *("yarn_frequencies", "llama3_frequencies"),
+)
 INTERPRETED = {
     *(f"activation.{name}" for name in ELEMENTWISE),
     *(f"recurrent.unroll.{name}" for name in OVER_A_CELL),
     *(f"attention.multi_head.{name}" for name in OVER_AN_ATTENTION),
     *OVER_A_STEP,
     *(f"attention.biases.{name}" for name in OF_NUMBERS),
+    *(f"rotary_scaling.{name}" for name in FREQUENCIES),
 }
 
-# What has no gradient: integers.
+# What has no gradient: integers, and functions of Python numbers.
 NOT_DIFFERENTIABLE = {"attention.biases.alibi_slopes", "attention.biases.t5_bucket"}
-# What has no record: its law needs no arrays (see tests/test_biases.py).
-NO_RECORD = {"attention.biases.alibi_slopes"}
+NOT_DIFFERENTIABLE |= {f"rotary_scaling.{name}" for name in FREQUENCIES}
+# What has no record: its law needs no arrays (see tests/test_biases.py, tests/test_rotary_scaling.py).
+NO_RECORD = {"attention.biases.alibi_slopes", *(f"rotary_scaling.{name}" for name in FREQUENCIES)}
 
 
 @cache

@@ -4,11 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
 from minilm.initializers import normal
 from minilm.layers.embedding import embed
+from minilm.layers.rotary_scaling import rotary_frequencies
 
 
 @partial(jax.jit, static_argnames=("d", "theta", "dtype"))
@@ -35,7 +35,7 @@ def sinusoidal(
     >>> sinusoidal(jnp.array([0]), 4).tolist()
     [[0.0, 1.0, 0.0, 1.0]]
     """
-    a = _angles(position, d, theta, dtype)
+    a = _angles(position, rotary_frequencies(d, theta), dtype)
     return jnp.stack([jnp.sin(a), jnp.cos(a)], -1).reshape(*a.shape[:-1], d).astype(dtype)
 
 
@@ -97,9 +97,42 @@ def rotary(
     >>> [round(y, 3) for y in rotary(jnp.array([[1.0, 0.0]]), jnp.array([1]))[0].tolist()]
     [0.54, 0.841]
     """
-    a = _angles(position, x.shape[-1], theta, x.dtype)
+    return rotate(x, position, rotary_frequencies(x.shape[-1], theta))
+
+
+@jax.jit
+def rotate(
+    x: Float[Array, "*batch t k"],
+    position: Real[Array, "*#batch t"],
+    frequencies: Float[Array, " half"],
+    magnitude: Float[Array, ""] | float = 1.0,
+) -> Float[Array, "*batch t k"]:
+    r"""`rotary` by frequencies that are given, such as those of `minilm.layers.rotary_scaling` for longer texts.
+
+    $$ \begin{pmatrix} y_m \\ y_{m+k/2} \end{pmatrix} = c \begin{pmatrix} \cos a_m & -\sin a_m \\ \sin a_m & \cos a_m
+       \end{pmatrix} \begin{pmatrix} x_m \\ x_{m+k/2} \end{pmatrix}, \qquad a_m = p\, \omega_m $$
+
+    Args:
+      x: queries or keys `(..., t, k)`, k even.
+      position: p `(t,)` or `(..., t)`, broadcast against the leading axes of x; integers or fractions.
+      frequencies: ω `(k/2,)`, one for each plane. They are rounded once, to float32 or x's dtype if that is wider.
+      magnitude: c, on cos and sin. On queries and keys alike it multiplies the scores by c²: YaRN's temperature.
+    Returns:
+      y `(..., t, k)`, in x's dtype.
+    Raises:
+      ValueError: where there is not one frequency for each pair of entries.
+
+    Reference: `minilm.reference.position.rotate`. Papers: arXiv:2104.09864, arXiv:2309.00071.
+
+    >>> [round(y, 3) for y in rotate(jnp.array([[1.0, 0.0]]), jnp.array([4]), jnp.array([0.25]), 2.0)[0].tolist()]
+    [1.081, 1.683]
+    """
     half = x.shape[-1] // 2
-    first, second = _rotate(x[..., :half], x[..., half:], a)
+    if x.shape[-1] != 2 * frequencies.shape[0]:
+        expected = f"a frequency for each pair of {x.shape[-1]} entries was expected"
+        raise ValueError(f"Positions turn pairs of entries: {expected}, but there are {frequencies.shape[0]}.")
+    a = _angles(position, frequencies, x.dtype)
+    first, second = _rotate(x[..., :half], x[..., half:], a, jnp.asarray(magnitude, a.dtype))
     return jnp.concatenate([first, second], -1).astype(x.dtype)
 
 
@@ -128,20 +161,18 @@ def rotary_interleaved(
     >>> [round(y, 3) for y in rotary_interleaved(jnp.array([[1.0, 0.0]]), jnp.array([1]))[0].tolist()]
     [0.54, 0.841]
     """
-    a = _angles(position, x.shape[-1], theta, x.dtype)
+    a = _angles(position, rotary_frequencies(x.shape[-1], theta), x.dtype)
     even, odd = _rotate(x[..., 0::2], x[..., 1::2], a)
     return jnp.stack([even, odd], -1).reshape(x.shape).astype(x.dtype)
 
 
-def _rotate(x_1, x_2, a):
-    return x_1 * jnp.cos(a) - x_2 * jnp.sin(a), x_1 * jnp.sin(a) + x_2 * jnp.cos(a)
+def _rotate(x_1, x_2, a, magnitude=1.0):
+    cos, sin = magnitude * jnp.cos(a), magnitude * jnp.sin(a)
+    return x_1 * cos - x_2 * sin, x_1 * sin + x_2 * cos
 
 
-def _angles(position, width, theta, dtype):
+def _angles(position, frequencies, dtype):
     """The angles (..., width / 2) at each position, in `dtype` or float32, whichever is wider."""
-    if width % 2:
-        raise ValueError(f"Positions turn pairs of entries, so an even width was expected, but it is {width}; add one.")
     # The frequencies are rounded once, from NumPy's float64; in JAX they would be float64 or float32 with the x64 flag.
     wide = jnp.promote_types(dtype, jnp.float32)
-    frequency = jnp.asarray(theta ** (-np.arange(0, width, 2) / width), wide)
-    return position[..., None].astype(wide) * frequency
+    return position[..., None].astype(wide) * jnp.asarray(frequencies, wide)

@@ -55,34 +55,51 @@ def learned_backward(saved, d_y):
 
 def rotary(x, position, theta=10000.0):
     """z = x[m] + i x[m + k/2] is turned by the angle p theta^(-2m/k): y = z exp(i angle)."""
-    half = x.shape[-1] // 2
-    return _turn(x, position, theta, [(m, m + half) for m in range(half)])
+    return rotate(x, position, _frequencies(x.shape[-1], theta))
 
 
 def rotary_backward(saved, d_y):
-    """Gradients with respect to (x, position), of a function whose planes stand in `saved`.
+    """Gradients with respect to (x, position): those of `rotate`, whose frequencies are fixed."""
+    return rotate_backward(saved, d_y)[:2]
 
-    y = z e^(ia)      gives  d_z = d_y e^(-ia): the gradient is turned back, for a rotation's transpose is its inverse;
-                             d_a = Re(conj(d_y) i y), how far d_y points along the turn
-    a = p w           gives  d_p = sum of w d_a over the planes, and over the rows that p was broadcast to
+
+def rotate(x, position, frequencies, magnitude=1.0):
+    """z = x[m] + i x[m + k/2] is turned by the angle p w[m], and multiplied by the magnitude."""
+    half = x.shape[-1] // 2
+    return _turn(x, position, frequencies, [(m, m + half) for m in range(half)], magnitude)
+
+
+def rotate_backward(saved, d_y):
+    """Gradients with respect to (x, position, frequencies, magnitude), of a function whose planes stand in `saved`.
+
+    y = c u           gives  d_u = c d_y,  d_c = Re(conj(d_y) u), added over all planes and rows
+    u = z e^(ia)      gives  d_z = d_u e^(-ia): the gradient is turned back, for a rotation's transpose is its inverse;
+                             d_a = Re(conj(d_u) i u), how far d_u points along the turn
+    a = p w           gives  d_p = sum of w d_a over the planes, and over the rows that p was broadcast to;
+                             d_w = sum of p d_a over the rows
     """
-    y, position, theta, planes = saved
-    d_x, d_position = np.zeros(y.shape), np.zeros(position.shape)
-    for row in np.ndindex(y.shape[:-1]):
+    x, position, frequencies, planes, magnitude = saved
+    d_x, d_position = np.zeros(x.shape), np.zeros(position.shape)
+    d_frequencies, d_magnitude = np.zeros(len(planes)), 0.0
+    for row in np.ndindex(x.shape[:-1]):
         place = _place(row, position)
         for m, (real, imaginary) in enumerate(planes):
-            w = _frequency(m, y.shape[-1], theta)
+            turn = cmath.exp(1j * position[place] * frequencies[m])
+            turned = complex(x[row][real], x[row][imaginary]) * turn
             d = complex(d_y[row][real], d_y[row][imaginary])
-            d_z = d * cmath.exp(-1j * position[place] * w)
+            d_magnitude += (d.conjugate() * turned).real
+            d_z = magnitude * d / turn
             d_x[row][real], d_x[row][imaginary] = d_z.real, d_z.imag
-            turned = complex(y[row][real], y[row][imaginary])
-            d_position[place] += w * (d.conjugate() * 1j * turned).real
-    return d_x, d_position
+            d_a = magnitude * (d.conjugate() * 1j * turned).real
+            d_position[place] += frequencies[m] * d_a
+            d_frequencies[m] += position[place] * d_a
+    return d_x, d_position, d_frequencies, d_magnitude
 
 
 def rotary_interleaved(x, position, theta=10000.0):
     """z = x[2m] + i x[2m + 1] is turned by the angle p theta^(-2m/k): y = z exp(i angle)."""
-    return _turn(x, position, theta, [(2 * m, 2 * m + 1) for m in range(x.shape[-1] // 2)])
+    planes = [(2 * m, 2 * m + 1) for m in range(x.shape[-1] // 2)]
+    return _turn(x, position, _frequencies(x.shape[-1], theta), planes)
 
 
 def rotary_interleaved_backward(saved, d_y):
@@ -90,20 +107,24 @@ def rotary_interleaved_backward(saved, d_y):
     return rotary_backward(saved, d_y)
 
 
-def _turn(x, position, theta, planes):
+def _turn(x, position, frequencies, planes, magnitude=1.0):
     y = np.zeros(x.shape)
     for row in np.ndindex(x.shape[:-1]):
         for m, (real, imaginary) in enumerate(planes):
-            angle = position[_place(row, position)] * _frequency(m, x.shape[-1], theta)
-            z = complex(x[row][real], x[row][imaginary]) * cmath.exp(1j * angle)
+            angle = position[_place(row, position)] * frequencies[m]
+            z = magnitude * complex(x[row][real], x[row][imaginary]) * cmath.exp(1j * angle)
             y[row][real], y[row][imaginary] = z.real, z.imag
-    return y, (y, position, theta, planes)
+    return y, (x, position, frequencies, planes, magnitude)
 
 
 def _place(row, position):
     """The entry of `position` for this row of x: missing leading axes and those of size 1 are shared."""
     shared = row[len(row) - position.ndim :]
     return tuple(0 if size == 1 else i for i, size in zip(shared, position.shape, strict=True))
+
+
+def _frequencies(width, theta):
+    return [_frequency(m, width, theta) for m in range(width // 2)]
 
 
 def _frequency(m, width, theta):

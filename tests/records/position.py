@@ -28,6 +28,14 @@ def rotary_arguments(draw):
     return draw(arrays(*leading, t, k)), draw(arrays(*shared, t, scale=4.0))
 
 
+@st.composite
+def rotate_arguments(draw):
+    """The magnitude is a number, or an array of no axes."""
+    leading, shared, t, k = draw(SIZES)
+    x, place = draw(arrays(*leading, t, k)), draw(arrays(*shared, t, scale=4.0))
+    return x, place, draw(weights(k // 2)), draw(weights())
+
+
 def complex_rotation(pairs, unpair):
     """The definition in one line of complex numbers: z exp(i p theta^(-2m/k))."""
 
@@ -37,6 +45,12 @@ def complex_rotation(pairs, unpair):
         return unpair(z, x.shape)
 
     return oracle
+
+
+def rotated(x, position, frequencies, magnitude):
+    pairs = x[..., : x.shape[-1] // 2] + 1j * x[..., x.shape[-1] // 2 :]
+    z = magnitude * pairs * np.exp(1j * position[..., None] * frequencies)
+    return np.concatenate([z.real, z.imag], -1)
 
 
 half = complex_rotation(
@@ -68,5 +82,12 @@ RECORDS = (
             oracles={"numpy": oracle},
         )
         for layer, oracle in [(position.rotary, half), (position.rotary_interleaved, interleaved)]
+    ),
+    Record(
+        position.rotate,
+        reference.rotate,
+        reference.rotate_backward,
+        rotate_arguments(),
+        oracles={"numpy": rotated},
     ),
 )

@@ -1,0 +1,78 @@
+"""Rotary attention: queries and keys turned to their positions before they meet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from minilm.layers.attention.core import Dense
+from minilm.layers.attention.masks import Causal, Rule
+from minilm.layers.attention.multi_head import softmax_mixer
+from minilm.layers.position import rotary, rotate
+from minilm.pytrees import register
+from minilm.shapes import Mixer
+
+
+@register
+@dataclass(frozen=True)
+class Rotary:
+    r"""An attention whose scores know distances: `Rotary(Dense(Causal()))`, `Rotary(Blockwise(Causal()))`.
+
+    $$ A_{ts} = \frac{(R_{p_t} q_t) \cdot (R_{p_s} k_s)}{\sqrt{k}} = \frac{q_t \cdot (R_{p_s - p_t} k_s)}{\sqrt{k}} $$
+
+    R is `position.rotary`. A cache holds its keys unturned, and they are turned each time they are read: so it may be
+    read at other positions or by other frequencies than those at which it was written.
+
+    Reference: `minilm.reference.attention.rotary.Rotary`. Paper: arXiv:2104.09864.
+    """
+
+    attend: Callable[..., Any]
+    theta: float = field(default=10000.0, metadata={"static": True})
+
+    def __call__(self, q, k, v, query, key):
+        """Attention of one sequence, `(g, r, t, v)`."""
+        q, k = rotary(q, query.position, self.theta), rotary(k, key.position, self.theta)
+        return self.attend(q, k, v, query, key)
+
+
+@register
+@dataclass(frozen=True)
+class ScaledRotary:
+    """`Rotary` by frequencies that are given: `ScaledRotary(Dense(Causal()), *yarn_frequencies(64, ...))`.
+
+    They are leaves of the pytree, so that a text may be read by others without a new compilation, as those of
+    `dynamic_ntk_frequencies`, which change with its length.
+
+    Reference: `minilm.reference.attention.rotary.ScaledRotary`. Papers: arXiv:2306.15595, arXiv:2309.00071.
+    """
+
+    attend: Callable[..., Any]
+    frequencies: Any
+    magnitude: Any = 1.0
+
+    def __call__(self, q, k, v, query, key):
+        """Attention of one sequence, `(g, r, t, v)`."""
+        q, k = (rotate(x, tokens.position, self.frequencies, self.magnitude) for x, tokens in ((q, query), (k, key)))
+        return self.attend(q, k, v, query, key)
+
+
+def rotary_mixer(
+    *,
+    g: int,
+    r: int,
+    k: int,
+    v: int,
+    theta: float = 10000.0,
+    rule: Rule = Causal(),  # noqa: B008 (it holds nothing that could change)
+    bias: bool = True,
+) -> Mixer:
+    """Multi-head attention with rotary positions, as a block takes it: `rotary_mixer(g=2, r=4, k=16, v=16)`.
+
+    Args:
+      g, r, k, v: key/value heads, query heads of each, and the widths of a key, which is even, and of a value.
+      theta: the wavelengths grow from 2π to nearly 2πθ.
+      rule: who sees whom.
+      bias: whether the projections have one.
+    Returns:
+      a `Mixer`, whose state is a `KVCache` of unturned keys.
+    """
+    return softmax_mixer(Rotary(Dense(rule), theta), g=g, r=r, k=k, v=v, bias=bias)

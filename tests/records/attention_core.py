@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.attention import core
 from minilm.reference.attention import core as reference
+from tests.flex_oracle import FLEX, flex_attention
 from tests.records import Record
 from tests.strategies import arrays, seeds, sizes
 
@@ -51,6 +52,6 @@ RECORDS = (
         reference.dot_product_attention,
         reference.dot_product_attention_backward,
         attention_arguments(),
-        oracles={"torch": torch_attention},
+        oracles={"torch": torch_attention, FLEX: lambda *arguments: flex_attention(*arguments)[0]},
     ),
 )

@@ -1,0 +1,132 @@
+"""Queries and keys of one size before they meet: their direction decides, and no score explodes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float
+
+from minilm.layers.activation import softmax
+from minilm.layers.attention.core import Dense, mix, scores
+from minilm.layers.attention.masks import Causal, Rule
+from minilm.layers.attention.multi_head import learned_mixer
+from minilm.layers.normalization import RMSNormParams, init_rms_norm, rms_norm
+from minilm.pytrees import register
+from minilm.shapes import Mixer
+
+
+class QKNormParams(NamedTuple):
+    """The norms of queries and of keys, each shared by all heads."""
+
+    q_norm: RMSNormParams
+    k_norm: RMSNormParams
+
+
+def init_qk_norm(k: int, *, dtype=jnp.float32) -> QKNormParams:
+    """Scales 1, for heads of width k."""
+    return QKNormParams(q_norm=init_rms_norm(k, dtype), k_norm=init_rms_norm(k, dtype))
+
+
+def init_temperature(g: int, r: int, length: int, *, dtype=jnp.float32) -> Float[Array, "g r"]:
+    """The paper's log₂(n² − n), with n the length of nearly all sequences: a softmax of n keys can then be sharp."""
+    return jnp.full((g, r), math.log2(length**2 - length), dtype)
+
+
+@register
+@dataclass(frozen=True)
+class NormalizedHeads:
+    r"""Attention among queries and keys normalised head by head: `NormalizedHeads(Dense(Causal()), q_norm, k_norm)`.
+
+    $$ \hat q_t = \frac{q_t}{\mathrm{rms}(q_t)} \odot \gamma_q, \qquad
+       \hat k_s = \frac{k_s}{\mathrm{rms}(k_s)} \odot \gamma_k, \qquad
+       o = \mathrm{attend}(\hat q, \hat k, v) $$
+
+    Qwen 3 and Gemma 3 do so (OLMo 2 takes one norm over all heads together), and rotate afterwards: what turns queries
+    and keys to their positions goes inside, as the `attend` of this one. The cache holds keys as they were before.
+
+    Papers: arXiv:2010.04245 in the form of arXiv:1910.07467; arXiv:2302.05442, whose norm is the layer norm.
+    """
+
+    attend: Callable
+    q_norm: RMSNormParams
+    k_norm: RMSNormParams
+
+    def __call__(self, q, k, v, query, key):
+        """Attention of one sequence, what `attend` returns."""
+        return self.attend(rms_norm(self.q_norm, q), rms_norm(self.k_norm, k), v, query, key)
+
+
+@jax.jit
+def cosine_attention(
+    scale: Float[Array, "g r"],
+    q: Float[Array, "g r t k"],
+    k: Float[Array, "g s k"],
+    v: Float[Array, "g s v"],
+    mask: Bool[Array, "*#grts"] | bool = True,
+    bias: Float[Array, "*#grts"] | float = 0.0,
+) -> Float[Array, "g r t v"]:
+    r"""Attention by the angle between query and key, at a learned temperature.
+
+    $$ O = \operatorname{softmax}\!\left(\tau \cos(q_t, k_s) + B\right) V, \qquad
+       \cos(q, k) = \frac{q \cdot k}{\lVert q \rVert \lVert k \rVert} $$
+
+    No score leaves [−τ, τ]; without a τ above 1 a softmax of cosines would hardly tell keys apart. Where all queries
+    and keys are of the length $\ell$, and $\tau = \ell^2 / \sqrt k$, it is `dot_product_attention`; with $\tau =
+    \sqrt k$ it is that of `NormalizedHeads` whose scales are 1. A vector of zeros, which has no direction, has cosine 0
+    (the norm's ε is that of `rms_norm`).
+
+    Args:
+      scale: τ `(g, r)`. The paper learns one for all heads; Swin V2 (arXiv:2111.09883) one for each, as here, but
+        divides by it.
+      q, k, v: `(g, r, t, k)`, `(g, s, k)`, `(g, s, v)`, in one dtype.
+      mask: True where a query may see a key; broadcasts to `(g, r, t, s)`.
+      bias: added to the scores; broadcasts likewise.
+    Returns:
+      `(g, r, t, v)`, in the dtype of v; 0 for a query whose keys are all masked.
+
+    Reference: `minilm.reference.attention.qk_norm.cosine_attention`. Paper: arXiv:2010.04245.
+
+    >>> q, k, v = jnp.array([[[[30.0, 40.0]]]]), jnp.array([[[3.0, 4.0], [-6.0, -8.0]]]), jnp.array([[[8.0], [0.0]]])
+    >>> round(cosine_attention(jnp.log(jnp.full((1, 1), 3.0)) / 2, q, k, v).item(), 4)  # weights 3 : 1
+    6.0
+    """
+    unit = RMSNormParams(scale=jnp.ones(q.shape[-1], q.dtype))
+    cosines = scores(rms_norm(unit, q), rms_norm(unit, k)) / math.sqrt(q.shape[-1])
+    return mix(softmax(scale[:, :, None, None] * cosines + bias, where=mask), v)
+
+
+def qk_norm_mixer(*, g: int, r: int, k: int, v: int, rule: Rule = Causal()) -> Mixer:
+    """Attention with normalised queries and keys as a block takes it.
+
+    Args:
+      g, r, k, v: as `softmax_mixer`'s.
+      rule: who may see whom.
+    Returns:
+      a `Mixer` of `LearnedParams`, whose `attend` are `QKNormParams`, and whose state is a `KVCache`.
+    """
+
+    def attend(norms):
+        return NormalizedHeads(Dense(rule), q_norm=norms.q_norm, k_norm=norms.k_norm)
+
+    return learned_mixer(lambda key: init_qk_norm(k), attend, g=g, r=r, k=k, v=v)
+
+
+def cosine_mixer(*, g: int, r: int, k: int, v: int, length: int = 1024, rule: Rule = Causal()) -> Mixer:
+    """Cosine attention as a block takes it; each head learns its temperature.
+
+    Args:
+      g, r, k, v: as `softmax_mixer`'s.
+      length: of the sequences that it is to read, from which the temperature begins.
+      rule: who may see whom.
+    Returns:
+      a `Mixer` of `LearnedParams`, whose `attend` is the temperature `(g, r)`, and whose state is a `KVCache`.
+    """
+
+    def attend(scale):
+        return Dense(rule, attention=Partial(cosine_attention, scale))
+
+    return learned_mixer(lambda key: init_temperature(g, r, length), attend, g=g, r=r, k=k, v=v)

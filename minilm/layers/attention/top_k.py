@@ -1,0 +1,72 @@
+"""Explicit sparse attention: a query reads the few keys that match it best, and no other."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float
+
+from minilm.layers.activation import softmax
+from minilm.layers.attention.core import Dense, mix, scores
+from minilm.layers.attention.masks import Causal, Rule
+from minilm.layers.attention.multi_head import softmax_mixer
+from minilm.shapes import Mixer
+
+
+@partial(jax.jit, static_argnames="n")
+def top_k_attention(
+    q: Float[Array, "g r t k"],
+    k: Float[Array, "g s k"],
+    v: Float[Array, "g s v"],
+    mask: Bool[Array, "*#grts"] | bool = True,
+    bias: Float[Array, "*#grts"] | float = 0.0,
+    *,
+    n: int,
+) -> Float[Array, "g r t v"]:
+    r"""Dot-product attention among the n keys with the largest scores.
+
+    $$ O = \operatorname{softmax}_{s:\, a_{ts} \ge \theta_t}(A)\, V, \qquad A = \frac{Q K^\top}{\sqrt{k}} + B, \qquad
+       \theta_t = \text{the } n\text{-th largest of } a_{ts} $$
+
+    Keys that tie with the n-th enter too, all of them, so that their order does not matter. A query that may see no
+    more than n keys reads them all: with n ≥ s it is `dot_product_attention`. The threshold has no gradient, and
+    neither has a key below it.
+
+    Every score is still computed; what is saved is only what a kernel makes of the zeros.
+
+    Args:
+      q, k, v: `(g, r, t, k)`, `(g, s, k)`, `(g, s, v)`, in one dtype.
+      mask: True where a query may see a key; broadcasts to `(g, r, t, s)`. A masked key takes no place among the n.
+      bias: added to the scores, before the largest are sought; broadcasts likewise.
+      n: how many keys a query reads, at least 1; the k of the name, which is a key's width here.
+    Returns:
+      `(g, r, t, v)`, in the dtype of v; 0 for a query whose keys are all masked.
+    Raises:
+      ValueError: where n is less than 1.
+
+    Reference: `minilm.reference.attention.top_k.top_k_attention`. Paper: arXiv:1912.11637.
+
+    >>> q, k, v = jnp.ones((1, 1, 1, 1)), jnp.array([[[0.0], [5.0], [5.0]]]), jnp.array([[[1.0], [3.0], [8.0]]])
+    >>> top_k_attention(q, k, v, n=1).item(), top_k_attention(q, k, v, jnp.array([True, True, False]), n=1).item()
+    (5.5, 3.0)
+    """
+    if n < 1:
+        raise ValueError(f"a query reads at least one key: expected n >= 1, got {n}")
+    a = jnp.where(mask, scores(q, k) + bias, -jnp.inf)
+    threshold = jax.lax.top_k(a, min(n, k.shape[1]))[0][..., -1:]
+    return mix(softmax(a, where=a >= threshold), v)
+
+
+def top_k_mixer(*, g: int, r: int, k: int, v: int, n: int = 8, rule: Rule = Causal()) -> Mixer:
+    """Attention to the best few keys as a block takes it.
+
+    Args:
+      g, r, k, v: as `softmax_mixer`'s.
+      n: how many keys a query reads; 8 is the paper's choice for translation.
+      rule: who may see whom.
+    Returns:
+      a `Mixer` of `MultiHeadParams`, whose state is a `KVCache`.
+    """
+    attend = Dense(rule, attention=Partial(partial(top_k_attention, n=n)))  # a keyword of Partial would be traced
+    return softmax_mixer(attend, g=g, r=r, k=k, v=v)

@@ -1,0 +1,237 @@
+"""Native sparse attention: a coarse look at everything, a sharp look at the blocks worth it, and a window on the last.
+
+Each of the three branches has keys and values of its own, so that none learns in another's place. Key s stands at
+position s: these functions are of one document, from its beginning, or of a cache with a slot for every position.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from minilm.initializers import normal
+from minilm.layers.activation import gelu_tanh, sigmoid, softmax
+from minilm.layers.attention.block_selection import largest
+from minilm.layers.attention.cache import append, init_cache
+from minilm.layers.attention.core import dot_product_attention, mix, scores
+from minilm.layers.attention.multi_head import MultiHeadParams, init_multi_head, merge, project
+from minilm.layers.linear import LinearParams, init_linear, linear
+from minilm.shapes import Mixer
+
+
+class CompressParams(NamedTuple):
+    """A vector for each of the p places in a block, and two affine maps: of the whole block, and to one key or value."""
+
+    e: Float[Array, "p k"]
+    w_up: Float[Array, "p*k f"]
+    b_up: Float[Array, " f"]
+    w_down: Float[Array, "f k"]
+    b_down: Float[Array, " k"]
+
+
+class NativeSparseParams(NamedTuple):
+    """Heads, whose w_k and w_v hold those of compression, selection and window side by side, 3 g of them; and the rest.
+
+    The gate maps the input to a number for each branch and head, `(3, g, r)` flattened, of which the sigmoid is taken.
+    """
+
+    heads: MultiHeadParams
+    gate: LinearParams
+    compress_k: CompressParams
+    compress_v: CompressParams
+
+
+def init_compress(key, p: int, k: int, *, dtype=jnp.float32) -> CompressParams:
+    """Weights N(0, 1/fan_in), places N(0, 0.02²), biases zero; the layer between is as wide as the block."""
+    e_key, up_key, down_key = jax.random.split(key, 3)
+    return CompressParams(
+        e=normal(e_key, (p, k), deviation=0.02, dtype=dtype),
+        w_up=normal(up_key, (p * k, p * k), fan_in=p * k, dtype=dtype),
+        b_up=jnp.zeros(p * k, dtype),
+        w_down=normal(down_key, (p * k, k), fan_in=p * k, dtype=dtype),
+        b_down=jnp.zeros(k, dtype),
+    )
+
+
+@partial(jax.jit, static_argnames="stride")
+def compress(params: CompressParams, x: Float[Array, "g s k"], *, stride: int) -> Float[Array, "g b k"]:
+    r"""Blocks of keys (or of values), each squeezed to one.
+
+    $$ y_i = \varphi\left([x_{id} + e_0, \dots, x_{id + l - 1} + e_{l - 1}]\right), \qquad
+       \varphi(z) = \operatorname{gelu}(z W_{\text{up}} + b_{\text{up}})\, W_{\text{down}} + b_{\text{down}} $$
+
+    with l the length of a block and d the stride, at which blocks begin; they overlap where d < l. The paper says no
+    more of φ than that it is a learnable MLP with a position encoding inside the block; one hidden layer, shared by
+    all heads, is what is taken here. The last blocks end beyond x and read zeros there: no query may see them yet.
+
+    Args:
+      params: e `(l, k)`, and the two maps.
+      x: keys or values `(g, s, k)`, from position 0 on.
+      stride: d.
+    Returns:
+      `(g, b, k)`, b = ⌈s / d⌉, in x's dtype.
+
+    Reference: `minilm.reference.attention.native_sparse.compress`. Paper: arXiv:2502.11089, equation 7.
+
+    >>> params = CompressParams(jnp.zeros((2, 1)), jnp.ones((2, 1)), jnp.zeros(1), jnp.ones((1, 1)), jnp.zeros(1))
+    >>> compress(params, jnp.array([[[10.0], [20.0], [30.0]]]), stride=1).ravel().tolist()
+    [30.0, 50.0, 30.0]
+    """
+    (g, s, k), l = x.shape, params.e.shape[0]
+    first = jnp.arange(0, s, stride)
+    z = jnp.pad(x, ((0, 0), (0, l), (0, 0)))[:, first[:, None] + jnp.arange(l)] + params.e.astype(x.dtype)
+    h = gelu_tanh(linear(LinearParams(params.w_up, params.b_up), z.reshape(g, -1, l * k)))
+    return linear(LinearParams(params.w_down, params.b_down), h)
+
+
+@partial(jax.jit, static_argnames=("length", "stride", "size", "n"))
+def selected_blocks(
+    weights: Float[Array, "g t b"], position: Int[Array, " t"], *, length: int, stride: int, size: int, n: int
+) -> Bool[Array, "g t c"]:
+    r"""The blocks that a group of heads reads in full: those on which their compressed attention has spent most.
+
+    $$ u_j = \sum_{m = 0}^{l'/d - 1} \sum_{n = 0}^{l/d - 1} w_{(l'/d) j + m - n}, \qquad
+       C_t = \operatorname{top}_n \{\, u_j : j \le b_t \,\} \ni 0,\ b_t - 1,\ b_t $$
+
+    with $b_t = \lfloor p_t / l' \rfloor$. The double sum counts a compressed block i once for each stride that it
+    shares with the block j. (The paper counts blocks from 1, whence its − m.) The first block and the query's last two
+    are always among the n, and of equally good blocks the earlier is.
+
+    Args:
+      weights: compressed attention, summed over the heads of a group, `(g, t, b)`: block i begins at position i d.
+      position: of the queries, `(t,)`; −1 chooses none.
+      length, stride: l and d, of compressed blocks; d divides l and l'.
+      size: l', of the blocks to select.
+      n: how many, at least 3.
+    Returns:
+      booleans `(g, t, ⌈b d / l'⌉)`, which have no gradient.
+    Raises:
+      ValueError: for n < 3.
+
+    Reference: `minilm.reference.attention.native_sparse.selected_blocks`. Paper: arXiv:2502.11089, equations 9 to 11.
+
+    >>> weights = jnp.array([[[0.1, 0.1, 0.5, 0.1, 0.1, 0.1]]])
+    >>> selected_blocks(weights, jnp.array([11]), length=2, stride=2, size=2, n=4).astype(int).tolist()
+    [[[1, 0, 1, 0, 1, 1]]]
+    """
+    if n < 3:
+        raise ValueError(f"the first block and the last two are always selected: expected n of at least 3, got {n}")
+    i, j = stride * jnp.arange(weights.shape[-1]), size * jnp.arange(-(-weights.shape[-1] * stride // size))
+    shared = jnp.minimum(i[:, None] + length, j + size) - jnp.maximum(i[:, None], j)
+    u = jax.lax.stop_gradient(weights) @ (jnp.maximum(shared, 0) / stride).astype(weights.dtype)
+    back = position[:, None] // size - j // size
+    fixed = (j == 0) | (back == 0) | (back == 1)
+    return largest(jnp.where(back < 0, -jnp.inf, jnp.where(fixed, jnp.inf, u)), n=n) & (back >= 0)
+
+
+@partial(jax.jit, static_argnames=("stride", "size", "n", "width"))
+def native_sparse_attention(
+    compress_k: CompressParams,
+    compress_v: CompressParams,
+    gates: Float[Array, "3 g r t"],
+    q: Float[Array, "g r t k"],
+    k: Float[Array, "3 g s k"],
+    v: Float[Array, "3 g s v"],
+    position: Int[Array, " t"],
+    *,
+    stride: int,
+    size: int,
+    n: int,
+    width: int,
+) -> Float[Array, "g r t v"]:
+    r"""Compressed, selected and windowed attention, added through gates.
+
+    $$ o_t = g^{\text{cmp}}_t\, o^{\text{cmp}}_t + g^{\text{sel}}_t\, o^{\text{sel}}_t
+           + g^{\text{win}}_t\, o^{\text{win}}_t $$
+
+    The first attends to `compress`ed blocks that end no later than the query, the second to the past tokens of the
+    `selected_blocks`, the third to the last `width` tokens, the query's own among them. With the gates (0, 1, 0) and
+    all blocks selected it *is* causal `dot_product_attention`, and with (0, 0, 1) that of a sliding window.
+
+    Held: keys and values of all s tokens in three branches (once compressed, s / d in the first; in the third, the last
+    `width`). Read by one query: s / d compressed ones, n · size selected and `width` of the window. (Written here for
+    its mathematics: all scores are taken, and most are masked.)
+
+    Args:
+      compress_k, compress_v: φ of the keys and φ of the values.
+      gates: a number between 0 and 1 for each branch, head and query, `(3, g, r, t)`.
+      q: queries `(g, r, t, k)`, the same for all branches.
+      k, v: `(3, g, s, k)`, `(3, g, s, v)`: compression, selection, window. Key s stands at position s.
+      position: of the queries, `(t,)`; −1 sees nothing and gives 0.
+      stride, size, n: as `selected_blocks`'s.
+      width: of the window.
+    Returns:
+      `(g, r, t, v)`, in the dtype of v.
+
+    Reference: `minilm.reference.attention.native_sparse.native_sparse_attention`. Paper: arXiv:2502.11089, section 3.
+    """
+    length, ahead = compress_k.e.shape[0], position[:, None] - jnp.arange(k.shape[2])
+    k_cmp, v_cmp = compress(compress_k, k[0], stride=stride), compress(compress_v, v[0], stride=stride)
+    end = stride * jnp.arange(k_cmp.shape[1]) + length - 1
+    weights = softmax(scores(q, k_cmp), where=end <= position[:, None])
+    chosen = selected_blocks(weights.sum(1), position, length=length, stride=stride, size=size, n=n)
+    selected = jnp.repeat(chosen, size, axis=-1)[:, None, :, : k.shape[2]] & (ahead >= 0)
+    branches = (
+        mix(weights, v_cmp),
+        dot_product_attention(q, k[1], v[1], selected),
+        dot_product_attention(q, k[2], v[2], (ahead >= 0) & (ahead < width)),
+    )
+    return sum(g[..., None] * o for g, o in zip(gates, branches, strict=True)).astype(v.dtype)
+
+
+def native_sparse_mixer(
+    *, g: int, r: int, k: int, v: int, length: int, stride: int, size: int, n: int, width: int, bias: bool = True
+) -> Mixer:
+    """Native sparse attention as a block takes it, gated by the sigmoid of an affine map of its input.
+
+    The paper's sizes are `native_sparse_mixer(g=4, r=16, k=192, v=128, length=32, stride=16, size=64, n=16, width=512)`.
+
+    Args:
+      g, r, k, v, bias: as `softmax_mixer`'s.
+      length: positions in a compressed block.
+      stride, size, n, width: as `native_sparse_attention`'s.
+    Returns:
+      a `Mixer` of `NativeSparseParams`. Its state is a `KVCache` of 3 g heads that must have a slot for every position
+      of its one document; compressed keys are computed from it again at every step.
+    """
+    sizes = {"stride": stride, "size": size, "n": n, "width": width}
+
+    def init(key, d_model):
+        heads_key, branches_key, gate_key, k_key, v_key = jax.random.split(key, 5)
+        heads = init_multi_head(heads_key, d_model, g=g, r=r, k=k, v=v, bias=bias)
+        branches = init_multi_head(branches_key, d_model, g=3 * g, r=r, k=k, v=v, bias=bias)
+        return NativeSparseParams(
+            heads=heads._replace(w_k=branches.w_k, w_v=branches.w_v, b_k=branches.b_k, b_v=branches.b_v),
+            gate=init_linear(gate_key, d_model, 3 * g * r),
+            compress_k=init_compress(k_key, length, k),
+            compress_v=init_compress(v_key, length, v),
+        )
+
+    def init_state(params, size, dtype=None):
+        return init_cache(params.heads, size, dtype)
+
+    def project_and_gate(params, x):
+        gates = sigmoid(linear(params.gate, x)).reshape(*x.shape[:-1], 3, g, r)
+        return jnp.moveaxis(gates, -4, -1), *project(params.heads, x, x)
+
+    def attend(params, cache, tokens, gates, q, k, v):
+        cache = append(cache, k, v, tokens)
+        branches = (y.reshape(3, g, *y.shape[1:]) for y in (cache.k, cache.v))
+        phi = params.compress_k, params.compress_v
+        return cache, native_sparse_attention(*phi, gates, q, *branches, tokens.position, **sizes)
+
+    def apply(params, x, tokens):
+        def one(tokens, *heads):
+            return attend(params, init_state(params, x.shape[-2]), tokens, *heads)[1]
+
+        for _ in x.shape[:-2]:
+            one = jax.vmap(one, in_axes=(0 if tokens.position.ndim > 1 else None, 0, 0, 0, 0))
+        return merge(params.heads, one(tokens, *project_and_gate(params, x)).astype(x.dtype))
+
+    def step(params, cache, x, tokens):
+        cache, o = attend(params, cache, tokens, *project_and_gate(params, x))
+        return cache, merge(params.heads, o.astype(x.dtype))
+
+    return Mixer(init=init, apply=apply, init_state=init_state, step=step)

@@ -1,0 +1,192 @@
+"""Mixture of block attention: at which settings it is older attention, what it may see, and what it chooses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilm import laws
+from minilm.layers.attention.block_selection import MoBA, largest, moba_attention, moba_mask, moba_mixer
+from minilm.layers.attention.core import Dense, dot_product_attention
+from minilm.layers.attention.masks import Causal, Chunked
+from minilm.reference.attention import block_selection as reference
+from minilm.shapes import Tokens
+from tests.strategies import seeds
+from tests.tolerances import FORMULA, LAYER, assert_close
+
+G, R, T, K, V = 2, 3, 13, 5, 4
+few = settings(max_examples=5)
+
+
+def draw(seed, t=T):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal(shape)) for shape in ((G, R, t, K), (G, t, K), (G, t, V))]
+
+
+@few
+@given(seed=seeds, size=st.sampled_from([1, 3, 13, 20]))
+def test_moba_that_chooses_every_block_is_causal_attention(seed, size):
+    q, k, v = draw(seed)
+    tokens = Tokens.arange(T)
+    assert_close(MoBA(size, T)(q, k, v, tokens, tokens), Dense(Causal())(q, k, v, tokens, tokens), FORMULA)
+
+
+@few
+@given(seed=seeds)
+def test_moba_that_chooses_no_block_is_attention_within_chunks(seed):
+    q, k, v = draw(seed)
+    tokens = Tokens.arange(T)
+    expected = Dense(Causal() & Chunked(4))(q, k, v, tokens, tokens)
+    assert_close(MoBA(4, 0)(q, k, v, tokens, tokens), expected, FORMULA)
+
+
+@few
+@given(seed=seeds)
+def test_with_blocks_of_one_position_it_chooses_the_keys_of_largest_score(seed):
+    """And then it is attention to the n best of the past and to itself."""
+    q, k, _ = draw(seed)
+    tokens = Tokens.arange(T)
+    seen = np.asarray(moba_mask(q, k, tokens, tokens, size=1, n=3))
+    products = np.einsum("grtk,gsk->grts", q, k)
+    for g, r, t in np.ndindex(G, R, T):
+        best = sorted(range(t), key=lambda s: -products[g, r, t, s])[:3]
+        assert set(np.flatnonzero(seen[g, r, t])) == {*best, t}
+
+
+@few
+@given(seed=seeds, size=st.sampled_from([3, 5]))
+def test_a_query_sees_its_own_block_and_n_whole_blocks_of_its_past(seed, size):
+    q, k, _ = draw(seed)
+    tokens = Tokens.arange(T)
+    seen = np.asarray(moba_mask(q, k, tokens, tokens, size=size, n=2))
+    np.testing.assert_array_equal(seen, reference.moba_mask(*map(np.asarray, (q, k)), tokens, tokens, size=size, n=2)[0])
+    for t in range(T):
+        own = t // size * size
+        assert seen[:, :, t, own : t + 1].all()
+        assert not seen[:, :, t, t + 1 :].any()
+        past = seen[:, :, t, :own].reshape(G, R, -1, size)
+        assert (past.all(-1) == past.any(-1)).all()
+        assert (past.any(-1).sum(-1) == min(2, t // size)).all()
+
+
+def test_the_mean_of_a_block_chooses_it_and_heads_choose_for_themselves():
+    """One loud key beside a contrary one is outweighed by two that agree."""
+    k = jnp.array([[[5.0], [-5.0], [1.0], [1.0], [-2.0], [-2.0], [0.0]]])
+    q = jnp.array([1.0, -1.0]).reshape(1, 2, 1, 1)
+    seen = moba_mask(q, k, Tokens.arange(1, start=6), Tokens.arange(7), size=2, n=1)[0, :, 0].astype(int)
+    assert seen.tolist() == [[0, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 1, 1, 1]]
+
+
+def test_of_equally_good_blocks_the_earlier_is_chosen():
+    q, k, tokens = jnp.zeros((1, 1, 7, 2)), jnp.ones((1, 7, 2)), Tokens.arange(7)
+    for sign in (0.0, -0.0):
+        seen = moba_mask(sign * q, k, tokens, tokens, size=2, n=2)[0, 0, 6].astype(int)
+        assert seen.tolist() == [1, 1, 1, 1, 0, 0, 1]
+    assert largest(jnp.array([-0.0, 0.0, -0.0]), n=1).tolist() == [True, False, False]
+    assert largest(jnp.array([-jnp.inf, 2.0]), n=5).tolist() == [True, True]
+
+
+@few
+@given(seed=seeds)
+def test_no_choice_depends_on_the_future_to_the_last_bit(seed):
+    q, k, v = draw(seed)
+    tokens = Tokens.arange(T)
+    loud = [x.at[..., 7:, :].multiply(-1e4) for x in (q, k, v)]
+    before, after = (moba_attention(*x, tokens, tokens, size=3, n=1)[:, :, :7] for x in ((q, k, v), loud))
+    np.testing.assert_array_equal(before, after)
+
+
+@few
+@given(seed=seeds)
+def test_keys_are_found_by_their_positions_in_whatever_slots_they_stand(seed):
+    q, k, v = draw(seed)
+    tokens, slots = Tokens.arange(T), np.random.default_rng(seed).permutation(T)
+    moved = Tokens(tokens.position[slots], tokens.document[slots])
+    expected = moba_attention(q, k, v, tokens, tokens, size=3, n=1)
+    assert_close(moba_attention(q, k[:, slots], v[:, slots], tokens, moved, size=3, n=1), expected, FORMULA)
+
+
+def test_padding_sees_nothing_is_seen_by_nothing_and_has_a_finite_gradient():
+    q, k, v = draw(0, 6)
+    tokens = Tokens(jnp.array([0, -1, 1, 2, -1, 3]), jnp.zeros(6, int))
+    real = np.array([0, 2, 3, 5])
+
+    def total(q, k, v):
+        out = moba_attention(q, k, v, tokens, tokens, size=2, n=1)
+        return out.sum(), out
+
+    gradients, out = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(q, 100 * k, v)
+    alone = moba_attention(q[:, :, real], 100 * k[:, real], v[:, real], Tokens.arange(4), Tokens.arange(4), size=2, n=1)
+    assert_close(out[:, :, real], alone, FORMULA)
+    assert not out[:, :, [1, 4]].any()
+    assert all(np.isfinite(leaf).all() for leaf in gradients)
+    assert not gradients[1][:, [1, 4]].any()
+
+
+def test_a_key_that_is_not_chosen_gets_no_gradient_though_its_mean_was_scored():
+    q, k, v = draw(1)
+    tokens = Tokens.arange(T)
+    d_k = jax.grad(lambda k: moba_attention(q, k, v, tokens, tokens, size=3, n=1)[:, :, -1].sum())(k)
+    seen = moba_mask(q, k, tokens, tokens, size=3, n=1)[:, :, -1].any(1)
+    np.testing.assert_array_equal(np.abs(d_k).sum(-1) > 0, seen)
+
+
+def test_one_token_reads_itself():
+    q, k, v = draw(2, 1)
+    tokens = Tokens.arange(1)
+    assert_close(moba_attention(q, k, v, tokens, tokens, size=4, n=2), jnp.broadcast_to(v[:, None], (G, R, 1, V)), LAYER)
+
+
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_the_moba_mixer_obeys_the_laws_of_a_causal_mixer(n):
+    mixer = moba_mixer(g=2, r=2, k=3, v=5, size=2, n=n)
+    params = jax.tree.map(lambda w: w.astype(jnp.float64), mixer.init(jax.random.key(3), 4))
+
+    @jax.jit
+    def apply(x):
+        return mixer.apply(params, x, Tokens.arange(len(x)))
+
+    def step(state, x):
+        position, cache = state
+        cache, y = mixer.step(params, cache, jnp.asarray(x), Tokens.arange(len(x), position))
+        return (position + len(x), cache), y
+
+    def padded(x, real):
+        position = jnp.where(jnp.asarray(real), jnp.cumsum(jnp.asarray(real)) - 1, -1).astype(jnp.int32)
+        return mixer.apply(params, jnp.asarray(x), Tokens(position, jnp.zeros_like(position)))
+
+    laws.check(
+        apply,
+        d=4,
+        causal=True,
+        step=step,
+        init_state=lambda: (0, mixer.init_state(params, 9, jnp.float64)),
+        padded=padded,
+        grad=lambda x, d_y: jax.vjp(apply, jnp.asarray(x))[1](jnp.asarray(d_y))[0],
+        batched=lambda x: mixer.apply(params, jnp.asarray(x), Tokens.arange(x.shape[1])),
+        search=laws.Search(lengths=(1, 2, 5, 7), examples=5),
+    ).raise_if_broken()
+
+
+def test_padding_anywhere_in_a_chunk_changes_neither_the_cache_nor_another_output():
+    mixer = moba_mixer(g=2, r=1, k=3, v=5, size=2, n=1)
+    params = mixer.init(jax.random.key(4), 4)
+    x = jax.random.normal(jax.random.key(5), (7, 4))
+    position = jnp.array([0, -1, 1, 2, -1, 3, 4], jnp.int32)
+    real = np.flatnonzero(position >= 0)
+    state = mixer.init_state(params, 8)
+    padded, y = mixer.step(params, state, x, Tokens(position, jnp.zeros_like(position)))
+    plain, expected = mixer.step(params, state, x[real], Tokens.arange(5))
+    assert_close(padded, plain, LAYER, jnp.float32)
+    assert_close(y[real], expected, LAYER, jnp.float32)
+
+
+def test_the_choice_is_a_mask_like_any_other():
+    q, k, v = draw(6)
+    tokens = Tokens.arange(T)
+    mask = moba_mask(q, k, tokens, tokens, size=3, n=1)
+    expected = dot_product_attention(q, k, v, mask)
+    np.testing.assert_array_equal(moba_attention(q, k, v, tokens, tokens, size=3, n=1), expected)
+    assert moba_attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), tokens, tokens, size=3, n=1).dtype == jnp.bfloat16

@@ -1,0 +1,86 @@
+import numpy as np
+from hypothesis import strategies as st
+
+from minilm.layers.attention import differential
+from minilm.reference.attention import differential as reference
+from tests.records import Record
+from tests.strategies import arrays, seeds, sizes, weights
+
+SIZES = sizes((2, 3, 4, 5, 6, 1), (1, 2, 5, 3, 2, 4), (3, 1, 1, 2, 1, 5))  # g, r, t, s, k, v
+
+
+def drawn_params(draw, k, v):
+    q_1, k_1, q_2, k_2 = (0.5 * draw(weights(k)) for _ in range(4))
+    return differential.DifferentialParams(q_1, k_1, q_2, k_2, draw(weights(v)))
+
+
+def drawn_attention(draw, g, r, t, s, k, v):
+    """Masks leave rows empty; mask and bias come in shapes that broadcast."""
+    mask = np.random.default_rng(draw(seeds)).random(draw(st.sampled_from([(t, s), (g, r, t, s)]))) < 0.6
+    mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
+    bias = draw(arrays(*draw(st.sampled_from([(t, s), (g, r, t, s), (g, 1, 1, s)]))))
+    return draw(arrays(g, r, t, 2 * k)), draw(arrays(g, s, 2 * k)), draw(arrays(g, s, v)), mask, bias
+
+
+numbers = st.sampled_from([-0.5, 0.2, 0.7, 1.5]).map(np.float64)
+
+
+@st.composite
+def lambda_arguments(draw):
+    *_, k, v = draw(SIZES)
+    return drawn_params(draw, k, v), draw(numbers)
+
+
+@st.composite
+def attention_arguments(draw):
+    return draw(numbers), *drawn_attention(draw, *draw(SIZES))
+
+
+@st.composite
+def heads_arguments(draw):
+    *_, k, v = drawn = draw(SIZES)
+    return drawn_params(draw, k, v), draw(numbers), *drawn_attention(draw, *drawn)
+
+
+def torch_lambda(params, lam0):
+    import torch
+
+    q_1, k_1, q_2, k_2, _ = map(torch.tensor, params)
+    return (torch.exp(torch.sum(q_1 * k_1)) - torch.exp(torch.sum(q_2 * k_2)) + lam0).numpy()
+
+
+def torch_attention(lam, q, k, v, mask, bias):
+    """Two calls of PyTorch's own attention, as the authors' code makes of FlashAttention; key/value heads repeated."""
+    import torch
+
+    g, r, t, width = q.shape
+    masked = np.broadcast_to(np.where(mask, bias, -np.inf), (g, r, t, k.shape[1])).reshape(g * r, t, -1)
+    k, v = np.repeat(k, r, axis=0), np.repeat(v, r, axis=0)
+    q, k, v, masked = map(torch.tensor, (q.reshape(g * r, t, width), k, v, masked))
+    first, second = (
+        torch.nn.functional.scaled_dot_product_attention(q_half, k_half, v, attn_mask=masked)
+        for q_half, k_half in zip(q.chunk(2, -1), k.chunk(2, -1), strict=True)
+    )
+    return (first - float(lam) * second).numpy().reshape(g, r, t, -1)
+
+
+def torch_heads(params, lam0, q, k, v, mask, bias):
+    import torch
+
+    o = torch.tensor(torch_attention(torch_lambda(params, lam0), q, k, v, mask, bias))
+    return ((1 - lam0) * torch.nn.functional.rms_norm(o, o.shape[-1:], torch.tensor(params.scale), 1e-5)).numpy()
+
+
+def record(name, arguments, oracle, **rest):
+    function = getattr(differential, name)
+    backward = getattr(reference, f"{name}_backward")
+    return Record(function, getattr(reference, name), backward, arguments, oracles={"torch": oracle}, **rest)
+
+
+RECORDS = (
+    record("differential_lambda", lambda_arguments(), torch_lambda, statistic=True),
+    # Where the two softmaxes cancel, what rounding left of the difference has no bound, and a norm magnifies it; and
+    # where little is left, of the size of the root of its ε, the norm bends within a difference's step.
+    record("differential_attention", attention_arguments(), torch_attention, precise=False),
+    record("differential_heads", heads_arguments(), torch_heads, precise=False, smooth=False),
+)

@@ -28,6 +28,9 @@ TESTS = {
     "precision": ["attention", "training"],
     "feed_forward": ["activation"],
     "optimizers": ["muon"],
+    "additive": ["alignment"],
+    "multiplicative": ["alignment"],
+    "decoders": ["seq2seq"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
 COMPILED = ("blockwise", "unroll", "generation", "sampling")

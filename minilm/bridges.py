@@ -84,7 +84,8 @@ def flax_attention(attend: Callable, query_tokens: Tokens | None = None, key_tok
             return _with(attend, mask, bias)(q, k, v, query_at, key_at)
 
         dtype = jnp.result_type(query, key, value) if dtype is None else dtype
-        return _over_batches(one, *(x.astype(dtype) for x in (query, key, value)), mask, bias)
+        query, key, value = (x.astype(dtype) for x in (query, key, value))
+        return _over_batches(one, query, key, value, mask, bias)
 
     return attention_fn
 
@@ -181,7 +182,7 @@ def _with(attend, mask, bias):
         return attend
     if isinstance(attend, core.Dense):
         return dataclasses.replace(attend, attention=Partial(_under, attend.attention, mask, bias))
-    if dataclasses.is_dataclass(attend) and hasattr(attend, "attend"):
+    if hasattr(attend, "attend"):
         return dataclasses.replace(attend, attend=_with(attend.attend, mask, bias))
     expected = "a mask or a bias from Flax can be joined to those of a Dense alone"
     raise ValueError(f"{type(attend).__name__} asks rules of positions; {expected}: give Flax none, or use Dense.")

@@ -66,9 +66,7 @@ def assert_same_frequencies(actual, expected):
     assert_close(np.asarray(actual) / np.asarray(expected), np.ones(len(expected)), FORMULA)
 
 
-@pytest.mark.parametrize(
-    ("case", "figures"), list(zip(PUBLISHED, ROWS, strict=True)), ids=[case[0] for case in PUBLISHED]
-)
+@pytest.mark.parametrize("case", range(len(ROWS)), ids=[f"{case[0]}-{case[1]}" for case in PUBLISHED])
 @pytest.mark.parametrize("module", [rotary_scaling, reference], ids=["layer", "reference"])
 def test_frequencies_are_those_that_others_published(module, case):
     (method, width, theta, options, magnitude), figures = PUBLISHED[case], ROWS[case]

@@ -1,6 +1,7 @@
 """Where a token stands: vectors added to it (sinusoidal, learned), or a rotation of its queries and keys (rotary)."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +167,7 @@ def rotary_interleaved(
     return jnp.stack([even, odd], -1).reshape(x.shape).astype(x.dtype)
 
 
-def _rotate(x_1, x_2, a, magnitude=1.0):
+def _rotate(x_1, x_2, a, magnitude: Any = 1.0):
     cos, sin = magnitude * jnp.cos(a), magnitude * jnp.sin(a)
     return x_1 * cos - x_2 * sin, x_1 * sin + x_2 * cos
 

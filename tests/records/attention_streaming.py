@@ -40,14 +40,15 @@ def streaming_arguments(draw):
 
 @st.composite
 def append_arguments(draw):
-    """A chunk anywhere in the text, shorter or longer than the window, with padding before, between and after."""
+    """A chunk anywhere in the text, in any order, shorter or longer than the window, with padding among its tokens."""
     g, k, v, t = draw(sizes((2, 3, 4, 3), (1, 2, 3, 8)))
     rng, size = np.random.default_rng(draw(seeds)), SINKS + WINDOW
     held = Tokens(rng.integers(-1, 9, size), rng.integers(0, 3, size))
     real = rng.random(t) < 0.7
     position = np.where(real, draw(st.integers(0, 20)) + np.cumsum(real) - 1, -1)
     full = KVCache(k=draw(arrays(g, size, k)), v=draw(arrays(g, size, v)), tokens=held)
-    return full, draw(arrays(g, t, k)), draw(arrays(g, t, v)), Tokens(position, rng.integers(0, 3, t))
+    chunk = Tokens(rng.permutation(position), rng.integers(0, 3, t))
+    return full, draw(arrays(g, t, k)), draw(arrays(g, t, v)), chunk
 
 
 RECORDS = (

@@ -71,7 +71,7 @@ def assert_precise_in_float32(mixer, d: int):
     x = jnp.asarray(np.random.default_rng(2).standard_normal((2, 5, d)), jnp.float32)
     y = mixer.apply(params, x, Tokens.arange(5))
     assert y.dtype == jnp.float32
-    state, stepped = mixer.step(params, mixer.init_state(params, SIZE), x[0], Tokens.arange(5))
+    _, stepped = mixer.step(params, mixer.init_state(params, SIZE), x[0], Tokens.arange(5))
     assert stepped.dtype == jnp.float32
     wide, wide_x = jax.tree.map(lambda a: a.astype(jnp.float64), (params, x))
     expected = mixer.apply(wide, wide_x, Tokens.arange(5))

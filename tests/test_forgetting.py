@@ -1,4 +1,4 @@
-"""Attention that forgets: nothing with all gates open, everything with one shut, and at a constant rate as ALiBi does."""
+"""Attention that forgets: nothing with all gates open, all with one shut, and at a constant rate as ALiBi does."""
 
 import math
 

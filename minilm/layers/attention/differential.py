@@ -94,7 +94,7 @@ def differential_attention(
     4.5
     """
     if q.shape[-1] % 2:
-        raise ValueError(f"q and k hold two halves side by side, so an even width was expected, but it is {q.shape[-1]}")
+        raise ValueError(f"q and k hold two halves each, so an even width was expected, but it is {q.shape[-1]}")
     (q_1, q_2), (k_1, k_2) = jnp.split(q, 2, -1), jnp.split(k, 2, -1)
     first, second = (softmax(scores(*half) + bias, where=mask) for half in ((q_1, k_1), (q_2, k_2)))
     return mix(first - lam * second, v)

@@ -1,4 +1,4 @@
-"""The forgetting Transformer: every token that is read makes all earlier ones a little fainter, as a recurrence would."""
+"""The forgetting Transformer: every token that is read makes all earlier ones fainter, as a recurrence would."""
 
 from typing import NamedTuple
 

@@ -105,6 +105,12 @@ def expand_latent(params: LatentParams, c: Float[Array, "... s latent"], k_r: Fl
       k `(..., g, s, k + rotary)` and v `(..., g, s, v)`, in the dtype of c.
 
     Reference: `minilm.reference.attention.latent.expand_latent`. Paper: arXiv:2405.04434, equations 10, 16, 18.
+
+    >>> params = init_latent(jax.random.key(0), 3, g=1, r=1, k=1, v=1, latent=2, rotary=2)
+    >>> params = params._replace(w_k=jnp.array([[[2.0]], [[0.0]]]), w_v=jnp.array([[[0.0]], [[4.0]]]))
+    >>> k, v = expand_latent(params, jnp.array([[5.0, 6.0]]), jnp.array([[7.0, 8.0]]))
+    >>> jnp.concatenate([k, v], -1).tolist()
+    [[[10.0, 7.0, 8.0, 24.0]]]
     """
     k_n, v = (
         jnp.moveaxis(matmul(c, w.reshape(c.shape[-1], -1)).reshape(*c.shape[:-1], *w.shape[1:]), -3, -2)
@@ -142,6 +148,12 @@ def absorbed_attention(
       `(g, r, t, v)`, in the dtype of c.
 
     Reference: `minilm.reference.attention.latent.absorbed_attention`. Paper: arXiv:2405.04434, section 2.1.2.
+
+    >>> params = init_latent(jax.random.key(0), 3, g=1, r=1, k=1, v=1, latent=2, rotary=2)
+    >>> params = params._replace(w_v=jnp.array([[[0.0]], [[4.0]]]))
+    >>> c, k_r = jnp.array([[5.0, 6.0], [5.0, 8.0]]), jnp.ones((2, 2))
+    >>> absorbed_attention(params, jnp.zeros((1, 1, 1, 3)), c, k_r).item()
+    28.0
     """
     (g, r, t, width), (latent, _, k) = q.shape, params.w_k.shape
     q_n, q_r = jnp.split(q, [k], -1)

@@ -1,4 +1,4 @@
-"""Differential attention, query by query: exponentials of the keys that are seen, each softmax divided by its own sum."""
+"""Differential attention, query by query: of both softmaxes, only the keys that are seen."""
 
 import math
 

@@ -21,7 +21,8 @@ def log_forget_backward(saved, d_y):
     """Gradients with respect to (params, x).
 
     y = -log(1 + e^-a)     gives  d_a = d_y e^-a / (1 + e^-a) = d_y / (1 + e^a)
-    a = sum_i x w + b      gives  d_w[i] = x[i] d_a and d_b = d_a, added over all tokens,  d_x[i] = w[i] d_a over all heads.
+    a = sum_i x w + b      gives  d_w[i] = x[i] d_a and d_b = d_a, added over all tokens,
+                                  d_x[i] = w[i] d_a, added over all heads.
     """
     params, x, a = saved
     d_w, d_b, d_x = np.zeros(params.w_f.shape), np.zeros(params.b_f.shape), np.zeros(x.shape)
@@ -50,7 +51,7 @@ def forgetting_bias(log_forget, query, key):
 def forgetting_bias_backward(saved, d_b):
     """Gradients with respect to (log_forget, query, key).
 
-    B[t, s] = sum of log_forget[l] over its l   gives  d_log_forget[l] = the sum of d_B[t, s] over all pairs that count l.
+    B[t, s] = sum of log_forget[l] over its l   gives  d_log_forget[l] = sum of d_B[t, s] over the pairs with this l.
     """
     shape, between = saved
     d_log_forget = np.zeros(shape)

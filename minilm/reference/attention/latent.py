@@ -89,7 +89,7 @@ def expand_latent_backward(saved, d_out):
 
 
 def absorbed_attention(params, q, c, k_r, mask=True, bias=0.0):
-    """u = w_k q_n;  a[s] = (u . c[s] + q_r . k_r[s]) / sqrt(width) + bias;  m = sum_s softmax(a)[s] c[s];  o = m w_v."""
+    """u = w_k q_n;  a[s] = (u . c[s] + q_r . k_r[s]) / sqrt(width) + b;  m = sum_s softmax(a)[s] c[s];  o = m w_v."""
     shape, k = (*q.shape[:3], len(c)), params.w_k.shape[2]
     seen, bias_of = np.broadcast_to(mask, shape), np.broadcast_to(bias, shape)
     weights, taken = np.zeros(shape), np.zeros((*q.shape[:3], c.shape[1]))

@@ -1,5 +1,7 @@
 """Differential attention: what is left where nothing is taken away, where all is, and what the weights sum to."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,8 +110,8 @@ def test_lambda_begins_near_a_constant_that_grows_with_depth():
     assert_close(differential_lambda(zero, 0.35), 0.35, FORMULA)
 
 
-@pytest.mark.parametrize(("depth", "lam0"), [(0, 0.2), (10**6, 0.8)])
-def test_a_mixer_of_lambda_zero_vectors_has_the_constant_of_its_depth(depth, lam0):
+@pytest.mark.parametrize(("depth", "lam0"), [(0, 0.2), (3, 0.8 - 0.6 * math.exp(-0.9)), (10**6, 0.8)])
+def test_a_mixer_has_the_constant_of_its_depth(depth, lam0):
     mixer = differential_mixer(Causal(), g=G, r=R, k=K, v=V, depth=depth, bias=True)
     params, x = drawn_params(mixer, D), jnp.asarray(np.random.default_rng(1).standard_normal((1, D)))
     y = mixer.apply(params, x, Tokens.arange(1))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm.layers.linear_attention.convolution import (
-    identity_short_convolution,
+    init_identity_short_convolution,
     init_short_convolution,
     short_convolution,
 )
@@ -28,7 +28,7 @@ def drawn(seed, width=WIDTH):
 @given(seed=seeds)
 def test_its_identity_is_the_identity(seed):
     _, state, x = drawn(seed)
-    after, y = short_convolution(identity_short_convolution(WIDTH, D), state, x, jnp.ones(T, bool))
+    after, y = short_convolution(init_identity_short_convolution(WIDTH, D), state, x, jnp.ones(T, bool))
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_equal(after, x[1 - WIDTH :])
 

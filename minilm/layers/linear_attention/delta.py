@@ -3,8 +3,8 @@ r"""The delta rule: a state that is asked what it holds under a key before anyth
 $$ u_t = v_t - (a_t S_{t-1})^\top k_t, \qquad S_t = a_t S_{t-1} + \beta_t\, k_t u_t^\top, \qquad o_t = S_t^\top q_t $$
 
 Linear attention adds a value to what stands under its key; the delta rule writes the difference, and so replaces it
-(for keys of length one and β = 1, wholly). It is one step of gradient descent on $\tfrac12 \|S^\top k_t - v_t\|^2$, with
-the learning rate β. The gated rule lets the state fade first.
+(for keys of length one and β = 1, wholly). It is one step of gradient descent on $\tfrac12 \|S^\top k_t - v_t\|^2$,
+with the learning rate β. The gated rule lets the state fade first.
 
 What is written depends on what was written before, so that a chunk asks for the solution of a triangular system:
 
@@ -12,8 +12,8 @@ $$ (I + A)\, W = \mathrm{diag}(\beta)\, V, \qquad A_{ts} = \beta_t\, \Gamma_{ts}
 
 It is solved by forward substitution. The inverse as a product, $(I - A)(I + A^2)(I + A^4) \cdots$, is fewer steps and
 all of them matrix products; but where keys resemble each other the powers grow before they vanish, and cancel: in
-float32 its relative error is $10^{-7}$ for random keys, 310 for keys of correlation 0.5 and $7 \cdot 10^{10}$ at 0.99, where
-substitution stays at $3 \cdot 10^{-7}$.
+float32 its relative error is $10^{-7}$ for random keys, 310 for keys of correlation 0.5 and $7 \cdot 10^{10}$ at 0.99,
+where substitution stays at $3 \cdot 10^{-7}$.
 """
 
 from functools import partial
@@ -76,8 +76,8 @@ def delta_parallel(
 ) -> Float[Array, "g t v"]:
     r"""All tokens at once, from an empty state.
 
-    $$ W = \left(I + \mathrm{tril}(\mathrm{diag}(\beta)\, K K^\top \odot \Gamma, -1)\right)^{-1} \mathrm{diag}(\beta)\, V,
-       \qquad O = (Q K^\top \odot \Gamma)\, W $$
+    $$ W = \left(I + \mathrm{tril}(\mathrm{diag}(\beta)\, K K^\top \odot \Gamma, -1)\right)^{-1}
+           \mathrm{diag}(\beta)\, V, \qquad O = (Q K^\top \odot \Gamma)\, W $$
 
     W is what the steps write, $w_t = \beta_t u_t$. Where no key resembles an earlier one the matrix is I, and this is
     linear attention without a normaliser, of values βv.

@@ -24,7 +24,7 @@ def init_short_convolution(key, width: int, d: int, *, dtype=jnp.float32) -> Flo
 
 
 def init_identity_short_convolution(width: int, d: int, *, dtype=jnp.float32) -> Float[Array, "width d"]:
-    """w₀ = 1 and all else 0: the identity, with which a layer begins as one without it; `init_short_convolution` has figures."""
+    """w₀ = 1 and all else 0: the identity. `init_short_convolution` says what that costs."""
     return jnp.zeros((width, d), dtype).at[0].set(1)
 
 
@@ -36,8 +36,8 @@ def short_convolution(
 
     $$ y_t = \sum_{m=0}^{w-1} W_m \odot x_{t-m} $$
 
-    where $x_{-1}, x_{-2}, \dots$ are what the state holds. Padding is skipped: $x_{t-1}$ is the last *real* token before
-    $x_t$, however much padding stands between. So real tokens are brought to the front, convolved, and put back.
+    where $x_{-1}, x_{-2}, \dots$ are what the state holds. Padding is skipped: $x_{t-1}$ is the last *real* token
+    before $x_t$, however much padding stands between. So real tokens are brought to the front, convolved, and put back.
 
     Args:
       w: W `(width, d)`; W₀ meets the token itself.

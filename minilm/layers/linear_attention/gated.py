@@ -105,8 +105,9 @@ def gated_parallel(
     >>> gated_parallel(ones, ones, v, log_decay).tolist()
     [[[4.0], [4.0], [1.0]]]
     """
-    wide = [x.astype(_wide(v)) for x in (q, k, v)]
-    return _read_pairs(*wide, _decay_between(log_decay.astype(wide[2].dtype))).astype(v.dtype)
+    wide = _wide(v)
+    between = _decay_between(log_decay.astype(wide))
+    return _read_pairs(q.astype(wide), k.astype(wide), v.astype(wide), between).astype(v.dtype)
 
 
 @partial(jax.jit, static_argnames="chunk")

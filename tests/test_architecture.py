@@ -56,11 +56,12 @@ INTERPRETED = {
     *(f"rotary_scaling.{name}" for name in FREQUENCIES),
 }
 
-# What has no gradient: integers, and functions of Python numbers.
+# What has no gradient: integers, and choices.
 NOT_DIFFERENTIABLE = {"attention.biases.alibi_slopes", "attention.biases.t5_bucket"}
-NOT_DIFFERENTIABLE |= {f"rotary_scaling.{name}" for name in FREQUENCIES}
-# What has no record: its law needs no arrays (see tests/test_biases.py, tests/test_rotary_scaling.py).
-NO_RECORD = {"attention.biases.alibi_slopes", *(f"rotary_scaling.{name}" for name in FREQUENCIES)}
+CHOICES = ("block_selection.largest", "block_selection.moba_mask", "native_sparse.selected_blocks")
+NOT_DIFFERENTIABLE |= {f"attention.{name}" for name in CHOICES}
+# What has no record: its law needs no arrays (see tests/test_biases.py).
+NO_RECORD = {"attention.biases.alibi_slopes"}
 
 
 @cache
@@ -112,8 +113,8 @@ def is_initial(name: str) -> bool:
 
 
 def is_mixer(name: str) -> bool:
-    """A record of functions: neither compiled itself nor with a reference. (Nor have initial values one.)"""
-    return name.endswith("_mixer")
+    """A record of functions, or a rule: neither compiled itself nor with a reference. (Nor have initial values one.)"""
+    return name.endswith(("_mixer", "_rule"))
 
 
 LAYERS = {name: function for name, function in public_functions().items() if not is_initial(name)}
@@ -219,8 +220,9 @@ def test_every_layer_has_its_record():
     assert recorded == set(REFERENCED) - NO_RECORD
 
 
-def test_every_mask_rule_has_its_reference():
-    layers, reference = (importlib.import_module(f"minilm.{side}.attention.masks") for side in ("layers", "reference"))
+@pytest.mark.parametrize("file", ["masks", "sparse_masks"])
+def test_every_mask_rule_has_its_reference(file):
+    layers, reference = (importlib.import_module(f"minilm.{side}.attention.{file}") for side in ("layers", "reference"))
     rules = [name for name, value in vars(layers).items() if inspect.isclass(value) and issubclass(value, layers.Rule)]
     assert rules
     for name in rules:

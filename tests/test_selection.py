@@ -61,7 +61,9 @@ def test_a_query_sees_its_own_block_and_n_whole_blocks_of_its_past(seed, size):
     q, k, _ = draw(seed)
     tokens = Tokens.arange(T)
     seen = np.asarray(moba_mask(q, k, tokens, tokens, size=size, n=2))
-    np.testing.assert_array_equal(seen, reference.moba_mask(*map(np.asarray, (q, k)), tokens, tokens, size=size, n=2)[0])
+    np.testing.assert_array_equal(
+        seen, reference.moba_mask(*map(np.asarray, (q, k)), tokens, tokens, size=size, n=2)[0]
+    )
     for t in range(T):
         own = t // size * size
         assert seen[:, :, t, own : t + 1].all()
@@ -136,7 +138,9 @@ def test_a_key_that_is_not_chosen_gets_no_gradient_though_its_mean_was_scored():
 def test_one_token_reads_itself():
     q, k, v = draw(2, 1)
     tokens = Tokens.arange(1)
-    assert_close(moba_attention(q, k, v, tokens, tokens, size=4, n=2), jnp.broadcast_to(v[:, None], (G, R, 1, V)), LAYER)
+    assert_close(
+        moba_attention(q, k, v, tokens, tokens, size=4, n=2), jnp.broadcast_to(v[:, None], (G, R, 1, V)), LAYER
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 9])
@@ -189,4 +193,6 @@ def test_the_choice_is_a_mask_like_any_other():
     mask = moba_mask(q, k, tokens, tokens, size=3, n=1)
     expected = dot_product_attention(q, k, v, mask)
     np.testing.assert_array_equal(moba_attention(q, k, v, tokens, tokens, size=3, n=1), expected)
-    assert moba_attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), tokens, tokens, size=3, n=1).dtype == jnp.bfloat16
+    assert (
+        moba_attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), tokens, tokens, size=3, n=1).dtype == jnp.bfloat16
+    )

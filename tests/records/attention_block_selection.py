@@ -47,7 +47,7 @@ def torch_moba(q, k, v, query, key, *, size, n):
                             zip(blocks, gate, strict=True)])  # fmt: skip
         own = int(p // size in blocks)
         order = torch.sort(gate, descending=True, stable=True).indices[: n + own]
-        allowed = seen & torch.isin(position // size, torch.tensor([blocks[i] for i in order], dtype=int))
+        allowed = seen & torch.isin(position // size, torch.tensor([blocks[i] for i in order], dtype=torch.int64))
         if allowed.any():
             query_row = q[g, r, t][None]
             attended = torch.nn.functional.scaled_dot_product_attention(query_row, k[g, allowed], v[g, allowed])

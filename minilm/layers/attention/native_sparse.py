@@ -22,7 +22,7 @@ from minilm.shapes import Mixer
 
 
 class CompressParams(NamedTuple):
-    """A vector for each of the p places in a block, and two affine maps: of the whole block, and to one key or value."""
+    """A vector for each of the p places in a block, and two affine maps, from the whole block to one key or value."""
 
     e: Float[Array, "p k"]
     w_up: Float[Array, "p*k f"]
@@ -186,7 +186,7 @@ def native_sparse_mixer(
 ) -> Mixer:
     """Native sparse attention as a block takes it, gated by the sigmoid of an affine map of its input.
 
-    The paper's sizes are `native_sparse_mixer(g=4, r=16, k=192, v=128, length=32, stride=16, size=64, n=16, width=512)`.
+    In the paper g = 4, r = 16, k = 192, v = 128, length = 32, stride = 16, size = 64, n = 16 and width = 512.
 
     Args:
       g, r, k, v, bias: as `softmax_mixer`'s.

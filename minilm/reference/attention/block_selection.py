@@ -1,6 +1,7 @@
 """Blocks chosen one query at a time, in Python's own order of numbers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def largest(x, *, n):
     return chosen, None
 
 
-def moba_mask(q, k, query, key, *, size, n):
+def moba_mask(q, k, query, key, *, size, n) -> tuple[Any, None]:
     """A query's own block, up to itself, and the n complete ones whose mean key it meets with the largest product."""
     members = {}
     for s, p in enumerate(map(int, key.position)):

@@ -1,5 +1,7 @@
 """Three branches of attention, one query and one block at a time."""
 
+from typing import Any
+
 import numpy as np
 
 from minilm.reference.activation import gelu_tanh, gelu_tanh_backward
@@ -63,14 +65,14 @@ def native_sparse_attention(compress_k, compress_v, gates, q, k, v, position, *,
     k_cmp, saved_k = compress(compress_k, k[0], stride=stride)
     v_cmp, saved_v = compress(compress_v, v[0], stride=stride)
     length, n_keys = len(compress_k.e), k.shape[2]
-    complete = np.array([[i * stride + length <= p + 1 for i in range(k_cmp.shape[1])] for p in position])
+    complete: Any = np.array([[i * stride + length <= p + 1 for i in range(k_cmp.shape[1])] for p in position])
     branches = [dot_product_attention(q, k_cmp, v_cmp, complete)]
     spent = branches[0][1][3].sum(1)
     chosen, _ = selected_blocks(spent, position, length=length, stride=stride, size=size, n=n)
-    selected = np.zeros((len(chosen), 1, len(position), n_keys), bool)
+    selected: Any = np.zeros((len(chosen), 1, len(position), n_keys), bool)
     for g, t, s in np.ndindex(len(chosen), len(position), n_keys):
         selected[g, 0, t, s] = s <= position[t] and chosen[g, t, s // size]
-    window = np.array([[s in range(p - width + 1, p + 1) for s in range(n_keys)] for p in position])
+    window: Any = np.array([[s in range(p - width + 1, p + 1) for s in range(n_keys)] for p in position])
     branches += [dot_product_attention(q, k[1], v[1], selected), dot_product_attention(q, k[2], v[2], window)]
     out = np.zeros(branches[0][0].shape)
     for c, g, r, t in np.ndindex(gates.shape):

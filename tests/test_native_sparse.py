@@ -1,0 +1,261 @@
+"""Native sparse attention: which older attention each branch is, what is selected, and what the whole may see."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilm import laws
+from minilm.layers.attention.core import Dense, dot_product_attention
+from minilm.layers.attention.masks import Causal, SlidingWindow
+from minilm.layers.attention.native_sparse import (
+    compress,
+    init_compress,
+    native_sparse_attention,
+    native_sparse_mixer,
+    selected_blocks,
+)
+from minilm.reference.attention import native_sparse as reference
+from minilm.shapes import Tokens
+from tests.strategies import seeds
+from tests.tolerances import DIFFERENCE, FORMULA, LAYER, assert_close
+
+G, R, T, K, V, LENGTH = 2, 3, 19, 5, 4, 4
+SIZES = {
+    "stride": 2,
+    "size": 4,
+    "n": 4,
+    "width": 3,
+}  # of five blocks the last queries choose one beside the fixed three
+few = settings(max_examples=5)
+
+
+def draw(seed, t=T):
+    rng = np.random.default_rng(seed)
+    shapes = (3, G, R, t), (G, R, t, K), (3, G, t, K), (3, G, t, V)
+    phi = (init_compress(jax.random.key(seed + i), LENGTH, width, dtype=jnp.float64) for i, width in enumerate((K, V)))
+    phi = [params._replace(b_up=params.b_up + 0.3, b_down=params.b_down - 0.2) for params in phi]
+    return [*phi, *(jnp.asarray(rng.standard_normal(shape)) for shape in shapes), jnp.arange(t)]
+
+
+def gated(gates, arguments):
+    """The arguments, the gates of the three branches the same for all heads and queries."""
+    return [*arguments[:2], jnp.broadcast_to(jnp.array(gates)[:, None, None, None], arguments[2].shape), *arguments[3:]]
+
+
+@few
+@given(seed=seeds, size=st.sampled_from([2, 4, 6]))
+def test_with_all_blocks_selected_the_second_branch_is_causal_attention(seed, size):
+    arguments = gated((0.0, 1.0, 0.0), draw(seed))
+    q, k, v = arguments[3:6]
+    out = native_sparse_attention(*arguments, stride=2, size=size, n=10, width=1)
+    assert_close(out, Dense(Causal())(q, k[1], v[1], Tokens.arange(T), Tokens.arange(T)), FORMULA)
+
+
+@few
+@given(seed=seeds, width=st.sampled_from([1, 3, 30]))
+def test_the_third_branch_is_attention_to_a_sliding_window(seed, width):
+    arguments = gated((0.0, 0.0, 1.0), draw(seed))
+    q, k, v = arguments[3:6]
+    out = native_sparse_attention(*arguments, **{**SIZES, "width": width})
+    expected = Dense(Causal() & SlidingWindow(width))(q, k[2], v[2], Tokens.arange(T), Tokens.arange(T))
+    assert_close(out, expected, FORMULA)
+
+
+@few
+@given(seed=seeds)
+def test_the_first_branch_is_attention_to_what_is_compressed_and_sees_whole_blocks_alone(seed):
+    arguments = gated((1.0, 0.0, 0.0), draw(seed))
+    phi_k, phi_v, _, q, k, v, position = arguments
+    k, v = compress(phi_k, k[0], stride=2), compress(phi_v, v[0], stride=2)
+    ends = 2 * np.arange(k.shape[1]) + LENGTH - 1
+    expected = dot_product_attention(q, k, v, ends <= position[:, None])
+    out = native_sparse_attention(*arguments, **SIZES)
+    assert_close(out, expected, FORMULA)
+    assert not out[:, :, : LENGTH - 1].any()
+
+
+@few
+@given(seed=seeds)
+def test_branches_add_up_and_a_closed_gate_closes_them(seed):
+    arguments = draw(seed)
+    singly = [native_sparse_attention(*gated(row, arguments), **SIZES) for row in np.eye(3)]
+    gates = arguments[2]
+    expected = sum(g[..., None] * o for g, o in zip(gates, singly, strict=True))
+    assert_close(native_sparse_attention(*arguments, **SIZES), expected, FORMULA)
+    assert not native_sparse_attention(*gated((0.0, 0.0, 0.0), arguments), **SIZES).any()
+
+
+@few
+@given(seed=seeds)
+def test_compressing_blocks_that_do_not_overlap_is_the_network_on_each_of_them(seed):
+    params, x = draw(seed)[0], draw(seed, 12)[4][0]
+    y = compress(params, x, stride=LENGTH)
+    for b in range(3):
+        alone = compress(params, x[:, b * LENGTH : (b + 1) * LENGTH], stride=LENGTH)
+        assert_close(y[:, b : b + 1], alone, FORMULA)
+
+
+def test_the_order_inside_a_block_counts():
+    params, x = draw(0)[0], draw(0, LENGTH)[4][0]
+    assert abs(compress(params, x, stride=LENGTH) - compress(params, x[:, ::-1], stride=LENGTH)).max() > 0.01
+    constant = jnp.ones_like(x)
+    moved = params._replace(e=params.e + jnp.arange(4.0)[:, None])
+    assert (
+        abs(compress(moved, constant, stride=4) - compress(moved._replace(e=moved.e[::-1]), constant, stride=4)).max()
+        > 0.01
+    )
+
+
+@few
+@given(seed=seeds, n=st.sampled_from([3, 5, 20]))
+def test_n_blocks_of_the_past_are_selected_with_the_first_and_the_last_two(seed, n):
+    weights = jnp.asarray(np.random.default_rng(seed).random((G, T, -(-T // 2))))
+    chosen = np.asarray(selected_blocks(weights, jnp.arange(T), length=4, stride=2, size=4, n=n))
+    for t in range(T):
+        own = t // 4
+        assert (chosen[:, t].sum(-1) == min(n, own + 1)).all()
+        assert chosen[:, t, [0, max(own - 1, 0), own]].all()
+        assert not chosen[:, t, own + 1 :].any()
+
+
+def test_a_compressed_block_counts_for_each_block_as_often_as_they_share_a_stride():
+    """Length 4, stride 2, blocks of 4: compressed block 3 stands on 6 to 9, half in block 1 and half in block 2."""
+
+    def chosen(weights, n=4):
+        weights = jnp.zeros((1, 1, 12)).at[0, 0, jnp.array(list(weights))].set(jnp.array(list(weights.values())))
+        seen = selected_blocks(weights, jnp.array([23]), length=4, stride=2, size=4, n=n)[0, 0]
+        return set(np.flatnonzero(seen)) - {0, 4, 5}
+
+    assert chosen({3: 1.0}, n=5) == {1, 2}
+    assert chosen({3: 1.0}) == {1}  # the earlier of equals
+    assert chosen({3: 1.0, 5: 0.5}) == {2}
+    assert chosen({4: 0.6, 2: 0.5}) == {2}
+    assert chosen({6: 0.5, 3: 0.9}) == {3}
+
+
+def test_less_than_the_blocks_that_are_always_selected_is_refused():
+    with pytest.raises(ValueError, match="at least 3, got 2"):
+        selected_blocks(jnp.ones((1, 1, 4)), jnp.array([3]), length=2, stride=2, size=2, n=2)
+
+
+@few
+@given(seed=seeds)
+def test_no_output_depends_on_the_future_to_the_last_bit(seed):
+    *phi, gates, q, k, v, position = draw(seed)
+    loud = [k.at[:, :, 10:].multiply(-1e4), v.at[:, :, 10:].multiply(-1e4)]
+    before, after = (
+        native_sparse_attention(*phi, gates, q, *kv, position, **SIZES)[:, :, :10] for kv in ((k, v), loud)
+    )
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_hand_derived_gradient_equals_differences_while_the_choice_stands(seed):
+    *floats, position = jax.tree.map(np.asarray, draw(seed))
+    leaves, structure = jax.tree.flatten(floats)
+    rng, step = np.random.default_rng(seed), 1e-5
+    direction = [rng.standard_normal(leaf.shape) for leaf in leaves]
+
+    def along(h):
+        moved = jax.tree.unflatten(structure, [x + h * d for x, d in zip(leaves, direction, strict=True)])
+        out, saved = reference.native_sparse_attention(*moved, position, **SIZES)
+        return out, saved, saved[1][1][1][3] > 0
+
+    (out, saved, chosen), (plus, _, chosen_plus), (minus, _, chosen_minus) = along(0), along(step), along(-step)
+    assert (chosen == chosen_plus).all()
+    assert (chosen == chosen_minus).all()
+    d_out = rng.standard_normal(out.shape)
+    gradients = jax.tree.leaves(reference.native_sparse_attention_backward(saved, d_out)[:-1])
+    slope = sum(np.vdot(a, b) for a, b in zip(gradients, direction, strict=True))
+    assert_close(slope, np.vdot(d_out, plus - minus) / (2 * step), DIFFERENCE)
+
+
+def test_the_first_tokens_and_padding_have_finite_gradients_and_padding_gives_nothing():
+    *floats, _ = draw(3, 3)
+    position = jnp.array([0, -1, 2])
+
+    def total(floats):
+        out = native_sparse_attention(*floats, position, **SIZES)
+        return out.sum(), out
+
+    gradients, out = jax.grad(total, has_aux=True)([*floats[:3], 100 * floats[3], *floats[4:]])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert not out[:, :, 1].any()
+    one = native_sparse_attention(*gated((0.0, 0.25, 0.5), draw(3, 1)), **SIZES)
+    v = draw(3, 1)[5]
+    assert_close(one, jnp.broadcast_to((0.25 * v[1] + 0.5 * v[2])[:, None], one.shape), FORMULA)
+
+
+def mixer_and_params(n=4, dtype=jnp.float64):
+    mixer = native_sparse_mixer(g=2, r=3, k=5, v=4, length=4, stride=2, size=4, n=n, width=2)
+    return mixer, jax.tree.map(lambda w: w.astype(dtype) + 0.01, mixer.init(jax.random.key(3), 8))
+
+
+@pytest.mark.parametrize("n", [4, 9])
+def test_the_native_sparse_mixer_obeys_the_laws_of_a_causal_mixer(n):
+    mixer, params = mixer_and_params(n)
+
+    @jax.jit
+    def apply(x):
+        return mixer.apply(params, x, Tokens.arange(len(x)))
+
+    @jax.jit
+    def read(cache, x, position):
+        return mixer.step(params, cache, x, Tokens.arange(len(x))._replace(position=position))
+
+    def step(state, x):
+        position, cache = state
+        cache, y = read(cache, jnp.asarray(x), Tokens.arange(len(x), position).position)
+        return (position + len(x), cache), y
+
+    @jax.jit
+    def padded(x, real):
+        position = jnp.where(real, jnp.cumsum(real) - 1, -1).astype(jnp.int32)
+        return mixer.apply(params, x, Tokens(position, jnp.zeros_like(position)))
+
+    @jax.jit
+    def batched(x):
+        return mixer.apply(params, x, Tokens.arange(x.shape[1]))
+
+    laws.check(
+        apply,
+        d=8,
+        causal=True,
+        step=step,
+        init_state=lambda: (0, mixer.init_state(params, 21, jnp.float64)),
+        padded=lambda x, real: padded(jnp.asarray(x), jnp.asarray(real)),
+        grad=lambda x, d_y: jax.vjp(apply, jnp.asarray(x))[1](jnp.asarray(d_y))[0],
+        batched=batched,
+        search=laws.Search(lengths=(1, 5, 18), examples=4),
+    ).raise_if_broken()
+
+
+def test_padding_anywhere_in_a_chunk_changes_neither_the_cache_nor_another_output():
+    mixer, params = mixer_and_params(dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(5), (20, 8))
+    position = np.full(20, -1)
+    real = np.setdiff1d(np.arange(20), [2, 3, 11])
+    position[real] = np.arange(17)
+    state = mixer.init_state(params, 21)
+    padded, y = mixer.step(params, state, x, Tokens(jnp.asarray(position), jnp.zeros(20, int)))
+    plain, expected = mixer.step(params, state, x[real], Tokens.arange(17))
+    assert_close(padded, plain, LAYER, jnp.float32)
+    assert_close(y[real], expected, LAYER, jnp.float32)
+
+
+def test_a_batch_may_have_positions_for_each_row_and_two_leading_axes():
+    mixer, params = mixer_and_params()
+    x = jax.random.normal(jax.random.key(6), (2, 3, 7, 8), jnp.float64)
+    position = jnp.stack([jnp.arange(7), jnp.where(jnp.arange(7) < 4, jnp.arange(7), -1)])
+    rows = Tokens(position[:, None].repeat(3, 1), jnp.zeros((2, 3, 7), int))
+    y = mixer.apply(params, x, rows)
+    for i, j in np.ndindex(2, 3):
+        alone = mixer.apply(params, x[i, j], Tokens(rows.position[i, j], rows.document[i, j]))
+        assert_close(y[i, j], alone, FORMULA)
+    assert y.shape == x.shape
+    low = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    assert mixer.apply(low, x.astype(jnp.float32), rows).dtype == jnp.float32
+    assert mixer.init_state(low, 9).k.shape == (6, 9, 5)

@@ -31,6 +31,7 @@ FLOORS = {
     "data": 1,
     "layers": 2,
     "losses": 3,
+    "variants": 3,
     "models": 4,
     "cli": 6,
 }
@@ -42,26 +43,25 @@ ELEMENTWISE = ("relu", "squared_relu", "gelu", "gelu_tanh", "silu", "sigmoid", "
 OVER_A_CELL = ("unroll", "unroll_reverse", "bidirectional", "stacked", "truncated_unroll")
 OVER_AN_ATTENTION = ("multi_head", "multi_head_step")
 OVER_A_STEP = ("linear_attention.loop.loop",)
-OF_NUMBERS = ("alibi_slopes",)  # Python numbers in, Python numbers out
-FREQUENCIES = (  # Python numbers in, NumPy arrays out
-    *("rotary_frequencies", "linear_frequencies", "ntk_frequencies", "dynamic_ntk_frequencies"),
-    *("yarn_frequencies", "llama3_frequencies"),
-)
+FREQUENCIES = ("rotary", "linear", "ntk", "dynamic_ntk", "yarn", "llama3")
+OF_NUMBERS = {  # Python numbers in, Python numbers or NumPy arrays out
+    "attention.biases.alibi_slopes",
+    "linear_attention.retention.retention_decays",
+    *(f"rotary_scaling.{name}_frequencies" for name in FREQUENCIES),
+}
 INTERPRETED = {
     *(f"activation.{name}" for name in ELEMENTWISE),
     *(f"recurrent.unroll.{name}" for name in OVER_A_CELL),
     *(f"attention.multi_head.{name}" for name in OVER_AN_ATTENTION),
     *OVER_A_STEP,
-    *(f"attention.biases.{name}" for name in OF_NUMBERS),
-    *(f"rotary_scaling.{name}" for name in FREQUENCIES),
+    *OF_NUMBERS,
 }
 
 # What has no gradient: integers, and choices.
-NOT_DIFFERENTIABLE = {"attention.biases.alibi_slopes", "attention.biases.t5_bucket"}
 CHOICES = ("block_selection.largest", "block_selection.moba_mask", "native_sparse.selected_blocks")
-NOT_DIFFERENTIABLE |= {f"attention.{name}" for name in CHOICES}
+NOT_DIFFERENTIABLE = {"attention.biases.t5_bucket", *OF_NUMBERS, *(f"attention.{name}" for name in CHOICES)}
 # What has no record: its law needs no arrays (see tests/test_biases.py).
-NO_RECORD = {"attention.biases.alibi_slopes"}
+NO_RECORD = OF_NUMBERS
 
 
 @cache

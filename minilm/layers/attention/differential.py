@@ -137,7 +137,7 @@ def differential_heads(
 
 
 def differential_mixer(
-    rule: Rule = Causal(),  # noqa: B008 (it holds nothing that could change)
+    rule: Rule = Causal(),
     *,
     g: int,
     r: int,

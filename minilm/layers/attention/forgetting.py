@@ -100,7 +100,7 @@ def forgetting_bias(log_forget: Float[Array, "g r t"], query: Tokens, key: Token
 
 
 def forgetting_mixer(
-    rule: Rule = Causal(),  # noqa: B008 (it holds nothing that could change)
+    rule: Rule = Causal(),
     *,
     g: int,
     r: int,

@@ -190,7 +190,7 @@ def append_latent(
 
 
 def latent_mixer(
-    rule: Rule = Causal(),  # noqa: B008 (it holds nothing that could change)
+    rule: Rule = Causal(),
     *,
     g: int,
     r: int,

@@ -62,7 +62,7 @@ def rotary_mixer(
     k: int,
     v: int,
     theta: float = 10000.0,
-    rule: Rule = Causal(),  # noqa: B008 (it holds nothing that could change)
+    rule: Rule = Causal(),
     bias: bool = True,
 ) -> Mixer:
     """Multi-head attention with rotary positions, as a block takes it: `rotary_mixer(g=2, r=4, k=16, v=16)`.

@@ -1,0 +1,124 @@
+"""The table, and how a name with its options becomes a mixer."""
+
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from minilm.layers.linear_attention.convolved import convolved_mixer
+from minilm.shapes import Mixer
+
+Family = Literal["softmax", "positions", "state", "selection"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: `build(d, heads, **options) -> Mixer`, of which family it is, and the paper that it is from."""
+
+    build: Callable[..., Mixer]
+    family: Family
+    paper: str
+
+    @property
+    def about(self) -> str:
+        """What the table says of it, in one line."""
+        return (inspect.getdoc(self.build) or "").split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What it can be told, with the defaults."""
+        parameters = [*inspect.signature(self.build).parameters.values()][2:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+
+VARIANTS: dict[str, Variant] = {}
+CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short convolution before the mixer
+
+
+def variant(family: Family, *, paper: str):
+    """A row of the table, under the name of the function, `_` read as `-`."""
+
+    def enter(build):
+        VARIANTS[build.__name__.strip("_").replace("_", "-")] = Variant(build, family, paper)
+        return build
+
+    return enter
+
+
+def heads_of(d: int, heads: int, groups: int | None = None) -> dict[str, int]:
+    """The sizes g, r, k and v of heads that share the width d, in so many groups of key/value heads.
+
+    >>> heads_of(64, 8, groups=2)
+    {'g': 2, 'r': 4, 'k': 8, 'v': 8}
+    """
+    groups = heads if groups is None else groups
+    if d % heads:
+        raise ValueError(f"{heads} heads cannot share a width of {d}: choose a number of heads that divides it.")
+    if heads % groups:
+        raise ValueError(
+            f"{heads} query heads cannot be shared out among {groups} groups: choose a divisor of {heads}."
+        )
+    return {"g": groups, "r": heads // groups, "k": d // heads, "v": d // heads}
+
+
+@functools.cache
+def make(text: str, d: int, heads: int) -> Mixer:
+    """The mixer that a name means, with options behind a colon: `gqa:groups=2`, `mha:convolution=4`.
+
+    Every row also takes `convolution`, the width of a short convolution before the mixer (0 for none), and `initial`,
+    how that begins: random or identity. One setting gives one record, which `jit` knows again.
+
+    Args:
+      text: a name of the table, or `module:function` for a row elsewhere; then options `:name=value,name=value`.
+      d: the width of the model.
+      heads: the number of (query) heads.
+    Returns:
+      a `Mixer`.
+    Raises:
+      ValueError: no such row or option, a value of another kind, or sizes that do not divide.
+    """
+    row, options = read(text)
+    common = {name: options.pop(name, default) for name, default in CONVOLUTION.items()}
+    mixer = row.build(d, heads, **options)
+    width, initial = common["convolution"], common["initial"]
+    return convolved_mixer(mixer, width=width, initial=initial) if width else mixer
+
+
+def read(text: str) -> tuple[Variant, dict]:
+    """The row that a text names, and the options that it sets."""
+    name, *rest = text.split(":")
+    if name in VARIANTS:
+        row = VARIANTS[name]
+    elif rest and "=" not in rest[0]:
+        row = Variant(_imported(name, rest.pop(0)), "softmax", "")
+    else:
+        close = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"There is no attention variant {name!r}{hint} There are {', '.join(VARIANTS)}.")
+    known = row.options | CONVOLUTION
+    options = {}
+    for part in (part for part in ",".join(rest).split(",") if part):
+        key, equals, value = part.partition("=")
+        if key not in known or not equals:
+            raise ValueError(f"{name} has no option {part!r}: give name=value, of {', '.join(known)}.")
+        options[key] = _converted(key, value, known[key])
+    return row, options
+
+
+def _imported(module, function):
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        place = f"{module}:{function}"
+        raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {error}.") from None
+
+
+def _converted(key, value, default):
+    kind = float if isinstance(default, float) else int if isinstance(default, int) else str
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"The option {key} is {value!r}, and must be of the kind {kind.__name__}.") from None

@@ -11,6 +11,7 @@ from minilm.layers.activation import softmax
 from minilm.layers.attention import additive, multiplicative
 from minilm.layers.linear import LinearParams
 from minilm.models import decoders, scorers
+from minilm.reference.models import decoders as by_hand
 from tests.tolerances import FORMULA, assert_close
 
 H, E, S, D = 6, 4, 5, 3
@@ -48,6 +49,17 @@ def test_a_scorer_weighs_by_the_softmax_of_its_layers_scores(name):
     found = weights(scorer, params, values=values)
     assert_close(found, expected, FORMULA)
     assert (found[~MASK] == 0).all()
+
+
+@pytest.mark.parametrize("name", scorers.SCORERS)
+def test_what_a_scorer_weighs_and_its_gradients_are_those_by_hand(name):
+    scorer = scorers.SCORERS[name]()
+    values = jnp.pad(VALUES, ((0, 0), (0, H - E)), constant_values=0.3) if name == "dot" else VALUES
+    params, d_a = drawn(scorer, H, values.shape[1]), RNG.standard_normal(S)
+    a, pullback = jax.vjp(lambda *arguments: weights(scorer, *arguments, mask=True), params, Q, values)
+    expected, saved = by_hand.weigh(name, *jax.tree.map(np.asarray, (params, Q, values)))
+    assert_close(a, expected, FORMULA)
+    assert_close(pullback(jnp.asarray(d_a)), by_hand.weigh_backward(name, saved, d_a), FORMULA)
 
 
 def test_local_p_weighs_as_its_layer_does_over_general_scores():

@@ -2,7 +2,7 @@
 
 Parameters are the NamedTuples of `minilm.models.decoders` with NumPy arrays in them; gradients come in the same
 structure. A memory holds the places of its source that count and no others, and keys are not prepared: every step
-multiplies them anew. `cell` is a name in `CELLS`, and `weights` one in `WEIGHTS`, which the first two do without.
+multiplies them anew. `cell` is a name in `CELLS`, and `weights` one in `SCORES` or local_p: the first two do without.
 """
 
 from typing import Any, NamedTuple
@@ -78,7 +78,7 @@ def cho_backward(cell, weights, saved, d_state, d_out):
 
 def bahdanau(cell, weights, params, memory, state, x):
     """a = weights(y);  c = sum_s a[s] h[s];  (s', y') = cells(s, [x, c]);  out = [y', c, x]."""
-    a, saved_a = WEIGHTS[weights][0](params.scorer, state.y, memory.values)
+    a, saved_a = weigh(weights, params.scorer, state.y, memory.values)
     c = sum(a[s] * memory.values[s] for s in range(len(a)))
     (s, y), saved = stack(cell, params.cells, state.cells, np.concatenate([x, c]))
     return (State(s, y), (np.concatenate([y, c, x]), a)), (params, memory, a, y, c, x, saved_a, saved)
@@ -95,7 +95,7 @@ def bahdanau_backward(cell, weights, saved, d_state, d_out):
     d_cells, d_s, d_xc = stack_backward(cell, saved, (d_state.cells, d_state.y + d_y))
     d_c = d_c + d_xc[len(x) :]
     d_a, d_values = np.array([np.dot(d_c, h) for h in memory.values]), np.outer(a, d_c)
-    d_scorer, d_question, d_keys = WEIGHTS[weights][1](saved_a, d_a)
+    d_scorer, d_question, d_keys = weigh_backward(weights, saved_a, d_a)
     d_params = nothing(params)._replace(cells=d_cells, scorer=d_scorer)
     d_memory = nothing(memory)._replace(values=d_values + d_keys)
     return d_params, d_memory, State(d_s, d_question), d_x + d_xc[: len(x)]
@@ -104,7 +104,7 @@ def bahdanau_backward(cell, weights, saved, d_state, d_out):
 def luong(cell, weights, params, memory, state, x):
     """(s', q) = cells(s, [x, y]);  a = weights(q);  c = sum_s a[s] h[s];  out = y' = tanh([c, q] W + b)."""
     (s, q), saved = stack(cell, params.cells, state.cells, np.concatenate([x, state.y]))
-    a, saved_a = WEIGHTS[weights][0](params.scorer, q, memory.values)
+    a, saved_a = weigh(weights, params.scorer, q, memory.values)
     c = sum(a[s] * memory.values[s] for s in range(len(a)))
     b, saved_b = linear(params.readout, np.concatenate([c, q]))
     y = np.tanh(b)
@@ -124,7 +124,7 @@ def luong_backward(cell, weights, saved, d_state, d_out):
     d_readout, d_cq = linear_backward(saved_b, d_b)
     d_c, d_q = np.split(d_cq, [len(c)])
     d_a, d_values = np.array([np.dot(d_c, h) for h in memory.values]), np.outer(a, d_c)
-    d_scorer, d_question, d_keys = WEIGHTS[weights][1](saved_a, d_a)
+    d_scorer, d_question, d_keys = weigh_backward(weights, saved_a, d_a)
     d_cells, d_s, d_xy = stack_backward(cell, saved, (d_state.cells, d_q + d_question))
     d_params = nothing(params)._replace(cells=d_cells, scorer=d_scorer, readout=d_readout)
     d_memory = nothing(memory)._replace(values=d_values + d_keys)
@@ -165,20 +165,22 @@ def stack_backward(cell, all_saved, d_out):
 # ── what each place weighs ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def by_softmax(scores, scores_backward):
-    """a = softmax(scores(params, q, h)), and its gradients with respect to (params, q, h)."""
+def weigh(scorer, params, q, h):
+    """a = softmax(scores(params, q, h)), or what `local_p` makes of its own scores."""
+    if scorer == "local_p":
+        return local_p(params, q, h)
+    z, saved = SCORES[scorer][0](params, q[None], h)
+    a, saved_softmax = softmax(z)
+    return a[0], (saved, saved_softmax)
 
-    def weights(params, q, h):
-        z, saved = scores(params, q[None], h)
-        a, saved_softmax = softmax(z)
-        return a[0], (saved, saved_softmax)
 
-    def backward(saved, d_a):
-        d_z, _ = softmax_backward(saved[1], d_a[None])
-        d_params, d_q, d_h = scores_backward(saved[0], d_z)
-        return d_params, d_q[0], d_h
-
-    return weights, backward
+def weigh_backward(scorer, saved, d_a):
+    """Gradients with respect to (params, q, h): through the softmax, then through the scores."""
+    if scorer == "local_p":
+        return local_p_backward(saved, d_a)
+    d_z, _ = softmax_backward(saved[1], d_a[None])
+    d_params, d_q, d_h = SCORES[scorer][1](saved[0], d_z)
+    return d_params, d_q[0], d_h
 
 
 def dot(params, q, h):
@@ -219,31 +221,28 @@ def location_backward(saved, d_z):
     return params._replace(w=d_w), d_q, np.zeros(h.shape)
 
 
-def local_p(reach):
-    """z = general(q, h);  a = local_p(q, z), which reads q twice."""
-
-    def weights(params, q, h):
-        z, saved = general_scores(params.w, q[None], h)
-        a, saved_a = local_p_weights(params.place, q[None], z, reach=reach)
-        return a[0], (params, saved, saved_a)
-
-    def backward(saved, d_a):
-        params, saved, saved_a = saved
-        d_place, d_q, d_z, _ = local_p_weights_backward(saved_a, d_a[None])
-        d_w, d_question, d_h = general_scores_backward(saved, d_z)
-        return params._replace(w=d_w, place=d_place), (d_q + d_question)[0], d_h
-
-    return weights, backward
+def local_p(params, q, h):
+    """z = general(q, h);  a = local_p(q, z), within REACH of the place that q predicts."""
+    z, saved = general_scores(params.w, q[None], h)
+    a, saved_a = local_p_weights(params.place, q[None], z, reach=REACH)
+    return a[0], (params, saved, saved_a)
 
 
-WEIGHTS = {
-    None: (None, None),
-    "additive": by_softmax(additive_scores, additive_scores_backward),
-    "dot": by_softmax(dot, dot_backward),
-    "general": by_softmax(general, general_backward),
-    "concat": by_softmax(concat_scores, concat_scores_backward),
-    "location": by_softmax(location, location_backward),
-    "local_p": local_p(reach=3.0),
+def local_p_backward(saved, d_a):
+    """q is read twice, and its gradients add up."""
+    params, saved, saved_a = saved
+    d_place, d_q, d_z, _ = local_p_weights_backward(saved_a, d_a[None])
+    d_w, d_question, d_h = general_scores_backward(saved, d_z)
+    return params._replace(w=d_w, place=d_place), (d_q + d_question)[0], d_h
+
+
+REACH = 3.0
+SCORES = {
+    "additive": (additive_scores, additive_scores_backward),
+    "dot": (dot, dot_backward),
+    "general": (general, general_backward),
+    "concat": (concat_scores, concat_scores_backward),
+    "location": (location, location_backward),
 }
 
 

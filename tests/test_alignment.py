@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from minilm.layers.activation import softmax
@@ -19,6 +20,7 @@ from minilm.layers.attention.multiplicative import (
     local_p_weights,
     location_scores,
 )
+from minilm.reference.attention import multiplicative as by_hand
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
 
@@ -76,6 +78,25 @@ def test_a_window_is_around_its_place_and_the_weights_sum_to_less_than_one(seed)
     p = S * jax.nn.sigmoid(jnp.tanh(q @ w_p) @ v_p)
     np.testing.assert_array_equal(weights > 0, abs(np.arange(S) - p[:, None]) <= 1.5)
     assert (weights.sum(1) <= 1).all()
+
+
+def test_a_place_at_the_very_end_of_the_window_is_inside_for_the_layer_and_by_hand():
+    params, q, scores = LocalParams(jnp.zeros((2, 3)), jnp.zeros(3)), jnp.ones((1, 2)), jnp.zeros((1, 4))
+    weights = local_p_weights(params, q, scores, reach=1.0)  # the middle of four places is at 2
+    assert_close(weights, np.array([[0, np.exp(-2) / 3, 1 / 3, np.exp(-2) / 3]]), FORMULA)
+    assert_close(
+        by_hand.local_p_weights(*jax.tree.map(np.asarray, (params, q, scores)), reach=1.0)[0], weights, FORMULA
+    )
+
+
+@pytest.mark.parametrize("far", [-1e4, 1e4])
+def test_a_query_that_is_certain_of_the_first_place_or_the_last_overflows_nowhere(far):
+    params, q, scores = LocalParams(jnp.full((2, 3), 9.0), jnp.full(3, far)), jnp.ones((1, 2)), jnp.zeros((1, 4))
+    weights = local_p_weights(params, q, scores, reach=1.5)
+    assert_close(
+        by_hand.local_p_weights(*jax.tree.map(np.asarray, (params, q, scores)), reach=1.5)[0], weights, FORMULA
+    )
+    assert weights[0].argmax() == (3 if far > 0 else 0)
 
 
 @few

@@ -205,7 +205,20 @@ def test_where_no_path_is_left_the_sum_is_empty_and_has_no_gradient():
     expected, saved = reference.crf_log_normalizer(params, np.asarray(emissions))
     assert expected == -math.inf
     assert not any(leaf.any() for leaf in jax.tree.leaves(reference.crf_log_normalizer_backward(saved, 1.0)[:2]))
-    assert not reference.crf_marginals(params, np.asarray(emissions))[0].any()
+    p, saved = reference.crf_marginals(params, np.asarray(emissions))
+    assert not p.any()
+    by_hand = reference.crf_marginals_backward(saved, np.ones((T, C)))[:2]
+    assert all(np.isfinite(leaf).all() and not leaf.any() for leaf in jax.tree.leaves(by_hand))
+
+
+@given(seeds, forbidden)
+def test_marginals_and_their_gradient_by_hand_are_right_where_steps_are_forbidden(seed, pairs):
+    params, emissions = field(seed)
+    params, d_p = forbid(params, pairs - {(0, 0)}), np.random.default_rng(seed).standard_normal((T, C))
+    p, pullback = jax.vjp(crf_marginals, params, emissions)
+    by_hand, saved = reference.crf_marginals(*jax.tree.map(np.asarray, (params, emissions)))
+    assert_close(p, by_hand, FORMULA)
+    assert_close(pullback(jnp.asarray(d_p)), reference.crf_marginals_backward(saved, d_p)[:2], FORMULA)
 
 
 def test_a_long_sequence_overflows_nowhere_and_a_likely_path_keeps_its_digits():

@@ -19,7 +19,7 @@ from tests.tolerances import DIFFERENCE, FORMULA, assert_close
 B, T, M = 3, 5, 2
 LENGTHS = np.array([5, 2, 0])
 KEY, RATE = jax.random.key(7), 0.5
-LSTM = Config(vocab_size=11, d_model=3, cell="lstm", d_hidden=4)
+LSTM = Config(vocab_size=11, d_model=6, cell="lstm", d_hidden=4)
 GRU = replace(LSTM, cell="gru", tokens_per_place=M, bidirectional=False)
 DEEP = replace(GRU, n_layers=2, bidirectional=True, dropout=RATE)
 CONFIGS = {"lstm": LSTM, "gru, in one direction": GRU, "two layers, dropout": DEEP, "words, dropout": DEEP}
@@ -55,7 +55,7 @@ def draws(name):
     """What the layers keep of their inputs with the key: `rate` and `kept` of the reference."""
     if "dropout" not in name:
         return {}
-    keys, widths = ([KEY], [M * 3]) if "words" in name else (jax.random.split(KEY), [M * 3, 2 * 4])
+    keys, widths = ([KEY], [M * 6]) if "words" in name else (jax.random.split(KEY), [M * 6, 2 * 4])
     pairs = zip(keys, widths, strict=True)
     return {"rate": RATE, "kept": [np.asarray(dropout(jnp.ones((B, T, i)), RATE, key) != 0) for key, i in pairs]}
 

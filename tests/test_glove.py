@@ -36,6 +36,7 @@ def test_all_at_once_equals_pair_by_pair_in_value_and_gradient(seed):
     loss, gradient = value_and_gradient(*jax.tree.map(jnp.asarray, (params, batch)), config=CONFIG)
     assert_close(loss, expected, FORMULA)
     assert_close(gradient, reference.loss_backward(saved)[0], FORMULA)
+    assert_close(jax.tree.map(lambda g: 3 * g, gradient), reference.loss_backward(saved, 3.0)[0], FORMULA)
 
 
 @given(seeds)

@@ -38,7 +38,10 @@ LUONG = replace(CONFIG, decoder=decoders.luong(replace(WRITER, cell="lstm", n_la
 VARIANTS = {
     "sutskever": (SUTSKEVER, Names("lstm", "sutskever", "lstm")),
     "cho": (CHO, Names("gru", "cho", "elman")),
-    "bahdanau": (CONFIG, Names("gru", "bahdanau", "gru", "additive")),
+    "bahdanau": (
+        replace(CONFIG, decoder=decoders.bahdanau(replace(WRITER, cell="lstm", n_layers=2), scorers.additive(8))),
+        Names("gru", "bahdanau", "lstm", "additive"),
+    ),
     "luong, local-p": (LUONG, Names("gru", "luong", "lstm", "local_p")),
 }
 MORE = {
@@ -53,7 +56,7 @@ MORE = {
             "concat": scorers.concat(4),
             "location": scorers.location(8),
         }.items(),
-        [(decoders.luong, "gru"), (decoders.bahdanau, "lstm"), (decoders.bahdanau, "elman"), (decoders.luong, "gru")],
+        [(decoders.luong, "gru"), (decoders.bahdanau, "gru"), (decoders.bahdanau, "elman"), (decoders.luong, "gru")],
         strict=True,
     )
 }

@@ -70,6 +70,16 @@ def as_numpy(tree):
 # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_by_hand_every_tag_of_a_best_path_is_counted_and_texts_of_no_weight_have_no_loss():
+    crf = jax.tree.map(np.zeros_like, as_numpy(init_crf(C)))
+    tags = np.array([[1, 2, 0], [2, 2, -1]])
+    batch = tagger.Batch(np.zeros((2, 3), int), np.array([3, 2]), tags, np.array([[1.0, 1.0, 0.5], [1.0, 1.0, 0.0]]))
+    (loss, metrics), _ = reference.path_loss(crf, 20.0 * (tags[..., None] == np.arange(C)), batch)
+    assert (metrics.token_count, metrics.correct_count) == (4.5, 4.5)
+    nothing, _ = reference.path_loss(crf, np.zeros((2, 3, C)), batch._replace(weights=np.zeros((2, 3))))
+    assert (loss > 0, nothing[0]) == (True, 0)
+
+
 @each_model
 def test_the_loss_its_metrics_and_the_gradient_of_every_parameter_equal_those_by_hand(name):
     params, batch = example(name)

@@ -227,8 +227,10 @@ def _softmax_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _logsumexp(x):
+    # The second derivative of a loop forgets the rule below and comes through here, where log 0 would be NaN to it.
     m = _finite_max(x)
-    return m[..., 0] + jnp.log(jnp.exp(x - m).sum(-1))
+    total = jnp.exp(x - m).sum(-1)
+    return jnp.where(total == 0, -jnp.inf, m[..., 0] + jnp.log(jnp.where(total == 0, 1, total)))
 
 
 @_logsumexp.defjvp

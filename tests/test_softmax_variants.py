@@ -13,6 +13,7 @@ from minilm.layers.attention.blockwise import blockwise_attention
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal
 from minilm.layers.attention.qk_norm import NormalizedHeads, cosine_attention
+from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.sigmoid import sigmoid_attention
 from minilm.layers.attention.sinks import sink_attention
 from minilm.layers.attention.soft_cap import soft_capped_attention
@@ -20,7 +21,6 @@ from minilm.layers.attention.talking_heads import TalkingHeadsParams, init_talki
 from minilm.layers.attention.top_k import top_k_attention
 from minilm.layers.normalization import RMSNormParams, rms_norm
 from minilm.layers.position import rotary
-from minilm.models.modern import Rotated
 from minilm.reference import normalization as reference_normalization
 from minilm.reference.attention import core as reference_core
 from minilm.reference.attention import masks as reference_masks
@@ -272,5 +272,5 @@ def test_norms_around_a_rotation_are_what_the_modern_decoder_has(key):
     def turned(q, k, v, query, key):
         return Dense(Causal())(rotary(q, query.position), rotary(k, key.position), v, query, key)
 
-    expected = Rotated(Dense(Causal()), *norms)(q, k, v, query, places)
-    assert_close(NormalizedHeads(turned, *norms)(q, k, v, query, places), expected, FORMULA)
+    expected = turned(rms_norm(norms[0], q), rms_norm(norms[1], k), v, query, places)
+    assert_close(NormalizedHeads(Rotary(Dense(Causal())), *norms)(q, k, v, query, places), expected, FORMULA)

@@ -9,7 +9,6 @@ GPT-2's two residual branches stand; every part inside them is a later paper's:
 - an output head of its own, and branches that begin at zero, so that training starts at exactly ln n.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,13 +22,13 @@ from minilm.layers.attention.cache import KVCache, init_cache
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal
 from minilm.layers.attention.multi_head import MultiHeadParams, init_multi_head, multi_head, multi_head_step
+from minilm.layers.attention.qk_norm import NormalizedHeads
+from minilm.layers.attention.rotary import Rotary
 from minilm.layers.dropout import dropout
 from minilm.layers.embedding import embed, init_embedding, unembed
 from minilm.layers.feed_forward import MLPParams, init_mlp, mlp
 from minilm.layers.normalization import RMSNormParams, init_rms_norm, rms_norm
-from minilm.layers.position import rotary
 from minilm.losses import cross_entropy
-from minilm.pytrees import register
 from minilm.shapes import Tokens
 
 
@@ -74,22 +73,6 @@ class Params(NamedTuple):
     unembedding: Float[Array, "n d"]
 
 
-@register
-@dataclass(frozen=True)
-class Rotated:
-    """Attention among queries and keys that are normalised, then turned to their positions: `Rotated(attend, ...)`."""
-
-    attend: Callable
-    q_norm: RMSNormParams
-    k_norm: RMSNormParams
-
-    def __call__(self, q, k, v, query, key):
-        """Attention of one sequence, `(g, r, t, v)`."""
-        q = rotary(rms_norm(self.q_norm, q), query.position)
-        k = rotary(rms_norm(self.k_norm, k), key.position)
-        return self.attend(q, k, v, query, key)
-
-
 def init(key, config: Config) -> Params:
     """Random parameters: N(0, 1/fan_in) into every branch, zero out of it and in the head."""
     d, k = config.d_model, config.d_model // config.n_heads
@@ -117,7 +100,7 @@ def apply(params: Params, tokens: Int[Array, "... t"], *, config: Config, key=No
     keys = [None] * (1 + config.n_layers) if key is None else list(jax.random.split(key, 1 + config.n_layers))
 
     def attention(params, x):
-        return multi_head(params.multi_head, x, where, Rotated(Dense(Causal()), params.q_norm, params.k_norm))
+        return multi_head(params.multi_head, x, where, _attend(params))
 
     def block(params, x, key):
         return _block(params, x, attention, config.dropout, key)
@@ -148,13 +131,16 @@ def step(params: Params, state, tokens: Int[Array, " t"], position: Int[Array, "
     for block_params, cache in zip(params.blocks, state, strict=True):
 
         def attention(params, x, cache=cache):
-            attend = Rotated(Dense(Causal()), params.q_norm, params.k_norm)
-            cache, y = multi_head_step(params.multi_head, cache, x, where, attend)
+            cache, y = multi_head_step(params.multi_head, cache, x, where, _attend(params))
             caches.append(cache)
             return y
 
         x = _block(block_params, x, attention, 0.0, None)
     return tuple(caches), _unembed(params, x)
+
+
+def _attend(params):
+    return NormalizedHeads(Rotary(Dense(Causal())), params.q_norm, params.k_norm)
 
 
 def _embed(params, tokens):

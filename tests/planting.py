@@ -31,6 +31,7 @@ TESTS = {
     "additive": ["alignment"],
     "multiplicative": ["alignment"],
     "decoders": ["seq2seq"],
+    "block_selection": ["selection"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
 COMPILED = ("blockwise", "unroll", "generation", "sampling")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from minilm import laws
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal, SlidingWindow
+from minilm.layers.attention.multi_head import multi_head
 from minilm.layers.attention.native_sparse import (
     compress,
     init_compress,
@@ -231,6 +232,19 @@ def test_the_native_sparse_mixer_obeys_the_laws_of_a_causal_mixer(n):
         batched=batched,
         search=laws.Search(lengths=(1, 5, 18), examples=4),
     ).raise_if_broken()
+
+
+@pytest.mark.parametrize(("branch", "rule"), [(1, Causal()), (2, Causal() & SlidingWindow(2))], ids=str)
+def test_a_mixer_with_one_gate_open_is_softmax_attention_by_the_heads_of_that_branch(branch, rule):
+    """Which heads and which numbers of the gate are whose: compression, selection, window."""
+    mixer, params = mixer_and_params(n=9)
+    open_gate = jnp.where(jnp.arange(3)[:, None] == branch, 1e6, -1e6) * jnp.ones((3, 2 * 3))
+    gate = params.gate._replace(w=jnp.zeros_like(params.gate.w), b=open_gate.ravel())
+    heads, own = params.heads, slice(2 * branch, 2 * branch + 2)
+    heads = heads._replace(w_k=heads.w_k[:, own], w_v=heads.w_v[:, own], b_k=heads.b_k[own], b_v=heads.b_v[own])
+    x = jax.random.normal(jax.random.key(7), (17, 8), jnp.float64)
+    expected = multi_head(heads, x, Tokens.arange(17), Dense(rule))
+    assert_close(mixer.apply(params._replace(gate=gate), x, Tokens.arange(17)), expected, FORMULA)
 
 
 def test_padding_anywhere_in_a_chunk_changes_neither_the_cache_nor_another_output():

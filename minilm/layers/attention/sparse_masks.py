@@ -42,7 +42,7 @@ class Global(Rule):
 
     def reach(self, first: Tokens, last: Tokens) -> tuple[Tokens, Tokens]:
         """Everything for a tile that holds a global query, and the global keys for any other."""
-        low, high = super().reach(first, last)
+        low, high = Rule.reach(self, first, last)
         end = jnp.where(first.position < self.length, high.position, self.length - 1)
         return low, high._replace(position=end)
 
@@ -77,7 +77,7 @@ class BlockWindow(Rule):
         """From n − 1 blocks before the first query's to the end of the one n − 1 after the last one's."""
         beginning = (first.position // self.size - self.n + 1) * self.size
         end = (last.position // self.size + self.n) * self.size - 1
-        low, high = super().reach(first, last)
+        low, high = Rule.reach(self, first, last)
         return low._replace(position=beginning), high._replace(position=end)
 
 
@@ -119,7 +119,7 @@ class RandomBlocks(Rule):
 
     def reach(self, first: Tokens, last: Tokens) -> tuple[Tokens, Tokens]:
         """From the first block that was drawn for a block of the tile to the end of the last."""
-        low, high = super().reach(first, last)
+        low, high = Rule.reach(self, first, last)
         b = jnp.arange(len(self.chosen))[:, None]
         first_b, last_b = (jnp.asarray(x.position)[..., None, None] // self.size for x in (first, last))
         asked, chosen = (first_b <= b) & (b <= last_b), jnp.asarray(self.chosen)

@@ -15,6 +15,7 @@ import jax
 import pytest
 
 import minilm
+from minilm.variants import VARIANTS
 from tests.records import all_records
 
 ROOT = Path(__file__).parent.parent
@@ -247,6 +248,13 @@ def test_every_public_function_and_class_of_minilm_is_documented():
         ]
         silent += [] if ast.get_docstring(tree) else [path]
     assert not silent, silent
+
+
+def test_the_readme_says_of_every_variant_what_the_table_says():
+    readme = (ROOT / "README.md").read_text()
+    for name, row in VARIANTS.items():
+        options = ", ".join(f"`{option}={default}`" for option, default in row.options.items())
+        assert f"| `{name}` | {row.about} | {options} | {row.paper} |" in readme
 
 
 def test_every_module_can_be_imported():

@@ -4,6 +4,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -109,11 +111,15 @@ def read(text: str) -> tuple[Variant, dict]:
 
 
 def _imported(module, function):
+    here = os.getcwd()
+    sys.path.insert(0, here)  # a file beside whoever calls is found, as by `python -m`
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         place = f"{module}:{function}"
         raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {error}.") from None
+    finally:
+        sys.path.remove(here)
 
 
 def _converted(key, value, default):

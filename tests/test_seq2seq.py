@@ -118,7 +118,17 @@ def test_of_any_other_decoder_and_scorer_the_gradient_of_every_parameter_equals_
     assert_equal_by_hand(config, names)
 
 
-@pytest.mark.parametrize(("config", "names"), VARIANTS.values(), ids=VARIANTS)
+SHALLOW = CONFIG, Names("gru", "bahdanau", "gru", "additive")  # whose cells carry h alone, in one layer
+
+
+def test_the_loss_of_a_shallow_decoder_equals_the_one_by_hand():
+    config, names = SHALLOW
+    params, batch = example(config)
+    out, _ = reference.loss(as_numpy(params), as_numpy(batch), names)
+    assert_close(jax.jit(seq2seq.loss)(params, batch, config=config), out, FORMULA)
+
+
+@pytest.mark.parametrize(("config", "names"), [*VARIANTS.values(), SHALLOW], ids=[*VARIANTS, "shallow"])
 def test_the_gradient_by_hand_equals_central_differences(config, names):
     params, batch = as_numpy(example(config, seed=1))
     rng, h = np.random.default_rng(1), 1e-5

@@ -42,6 +42,8 @@ class ModelConfig:
     """The width of the hidden layer of mlp_lm, and of the state of rnn_lm."""
     cell: Literal["elman", "gru", "lstm"] = "lstm"
     """What rnn_lm rewrites its state by."""
+    mixer: str = "mha"
+    """What mixes positions in mixer_lm: a row of minilm.variants, with options, such as window:width=64."""
     context_length: int = 128
     """How many tokens the model sees at once."""
     dropout: float = 0.0

@@ -25,11 +25,19 @@ def test_the_table_names_every_model_that_keeps_the_contract_and_no_other():
     assert keep == set(MODELS)
 
 
+# One model holds any attention: one of each family.
+CASES = [(name, "mha") for name in sorted(MODELS)] + [
+    ("mixer_lm", mixer) for mixer in ("t5", "gla", "gated-delta-net", "moba:size=4")
+]
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_training_step_is_lowered_for_another_platform(name, optimizer, platform):
-    sizes = ModelConfig(name, n_layers=2, n_heads=2, d_model=32, context_length=16, dropout=0.1, remat=True)
+@pytest.mark.parametrize(("name", "mixer"), CASES)
+def test_the_training_step_is_lowered_for_another_platform(name, mixer, optimizer, platform):
+    sizes = ModelConfig(
+        name, n_layers=2, n_heads=2, d_model=32, context_length=16, dropout=0.1, remat=True, mixer=mixer
+    )
     model, config = model_named(name), model_config(sizes, vocab_size=61)
     transform = make_optimizer(OptimizerConfig(optimizer=optimizer), steps=10)
     loss = in_precision(functools.partial(model.loss, config=config), jnp.bfloat16)

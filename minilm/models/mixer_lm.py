@@ -75,7 +75,7 @@ def init(key, config: Config) -> Params:
         if not config.feed_forward:
             return block
         f = math.ceil(8 * d / 3)  # three matrices of this width hold what two of 4 d do
-        feed_forward = init_glu(feed_forward_key, d, f, bias=False)
+        feed_forward = init_glu(feed_forward_key, d, f)
         return block._replace(feed_forward_norm=init_rms_norm(d), feed_forward=feed_forward)
 
     embedding = init_embedding(embedding_key, config.vocab_size, d, deviation=0.02)

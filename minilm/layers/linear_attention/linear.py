@@ -23,7 +23,7 @@ from minilm.shapes import Mixer
 
 @partial(jax.jit, static_argnames="chunk")
 def linear_attention(
-    state: Float[Array, "g k v+1"],
+    state: Float[Array, "g k _"],  # v + 1 columns
     q: Float[Array, "g t k"],
     k: Float[Array, "g t k"],
     v: Float[Array, "g t v"],

@@ -1,83 +1,225 @@
-"""What every mixer promises, in the two ways in which it reads: a sequence at once, and chunk by chunk."""
+"""What every mixer promises, in the two ways in which it reads: a sequence at once, and chunk by chunk.
+
+Nearly all is checked at one length, for each other one would be compiled anew. What is shorter is filled up with
+padding, as loud as it may be, since that nothing reads padding is the promise on which the others then rest; and
+`laws_hold` lets lengths vary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from minilm import laws
-from minilm.shapes import Tokens
-from tests.tolerances import FORMULA, LAYER, assert_close
+from minilm.shapes import Mixer, Tokens
+from tests.tolerances import DIFFERENCE, FORMULA, LAYER, assert_close
 
-FEW = laws.Search(lengths=(2, 5), examples=5)
-SIZE = 8
+T = 11  # tokens of a text, of a chunk, and of a cache
+LOUD = 1e3
+STEP = 1e-5
+
+
+class Subject(NamedTuple):
+    """A mixer of width d with parameters of which none is zero, and its two ways to read, compiled."""
+
+    mixer: Mixer
+    d: int
+    params: Any
+    apply: Callable
+    step: Callable
+
+    def __repr__(self):
+        return f"a mixer of width {self.d}"  # Hypothesis prints what failed, and the arrays are many
+
+    def state(self, dtype=jnp.float64):
+        return self.mixer.init_state(self.params, T, dtype)
+
+    def whole(self, x):
+        return self.apply(self.params, x, Tokens.arange(len(x)))
+
+    def read(self, x, cuts, rng):
+        """The state and the outputs after pieces, each somewhere in a chunk of padding."""
+        state, start, outputs = self.state(), 0, []
+        for piece in np.split(np.asarray(x), cuts):
+            where = np.sort(rng.permutation(T)[: len(piece)])
+            chunk, position = LOUD * rng.standard_normal((T, self.d)), np.full(T, -1, np.int32)
+            chunk[where], position[where] = piece, np.arange(start, start + len(piece))
+            state, y = self.step(self.params, state, jnp.asarray(chunk), placed(position))
+            start, outputs = start + len(piece), [*outputs, y[where]]
+        return state, jnp.concatenate(outputs)
+
+
+def subject(mixer: Mixer, d: int, seed: int = 0) -> Subject:
+    return Subject(mixer, d, drawn_params(mixer, d, seed), jax.jit(mixer.apply), jax.jit(mixer.step))
 
 
 def drawn_params(mixer, d: int, seed: int = 0, dtype=jnp.float64):
     """Its initial parameters, shaken, so that nothing in them is zero."""
-    leaves, structure = jax.tree.flatten(mixer.init(jax.random.key(seed), d))
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    shaken = [w + 0.3 * jax.random.normal(key, w.shape) for key, w in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, [w.astype(dtype) for w in shaken])
+    # Uncompiled, each of a row's shapes would be compiled for itself.
+    leaves, structure = jax.tree.flatten(jax.jit(mixer.init, static_argnums=1)(jax.random.key(seed), d))
+    rng = np.random.default_rng(seed)
+    return structure.unflatten([jnp.asarray(w + 0.3 * rng.standard_normal(w.shape), dtype) for w in leaves])
 
 
-def assert_lawful(mixer, d: int):
-    """Every law of `minilm.laws` on a causal mixer that keeps documents apart."""
-    params = drawn_params(mixer, d)
-    compiled = {name: jax.jit(getattr(mixer, name)) for name in ("apply", "step")}
+def placed(position, document=0) -> Tokens:
+    return Tokens(*(jnp.asarray(np.broadcast_to(n, np.shape(position)), jnp.int32) for n in (position, document)))
 
-    def at(x, position, document):
-        places = (jnp.asarray(np.broadcast_to(p, x.shape[:-1]), jnp.int32) for p in (position, document))
-        return compiled["apply"](params, jnp.asarray(x), Tokens(*places))
 
-    def mix(x):
-        return at(x, np.arange(x.shape[-2]), 0)
+def numbered(real) -> Tokens:
+    """Tokens that count the real places and mark the others as padding."""
+    real = np.asarray(real)
+    return placed(np.where(real, real.cumsum(-1) - 1, -1))
+
+
+def drawn(s: Subject, seed: int):
+    rng = np.random.default_rng(seed)
+    return rng, jnp.asarray(rng.standard_normal((T, s.d)))
+
+
+def assert_the_future_is_not_seen(s: Subject, seed: int):
+    """Not in the last bit, though it be a thousand times as loud."""
+    rng, x = drawn(s, seed)
+    first = rng.integers(1, T)
+    changed = x.at[first:].set(LOUD * rng.standard_normal((T - first, s.d)))
+    np.testing.assert_array_equal(s.whole(changed)[:first], s.whole(x)[:first])
+    assert np.abs(s.whole(changed)[first] - s.whole(x)[first]).max() > 0
+
+
+def assert_pieces_make_the_whole(s: Subject, seed: int):
+    """However a text is cut and wherever its pieces stand in their chunks, outputs and the state are the same."""
+    rng, x = drawn(s, seed)
+    cuts = np.flatnonzero(rng.random(T - 1) < rng.choice([0.2, 0.8])) + 1
+    expected_state, expected = s.step(s.params, s.state(), x, Tokens.arange(T))
+    assert_close(expected, s.whole(x), FORMULA)
+    assert_close(s.read(x, cuts, rng), (expected_state, expected), FORMULA)
+
+
+def assert_tokens_make_the_whole(s: Subject, seed: int):
+    """One by one, in chunks that hold nothing else, as generation reads them."""
+    _, x = drawn(s, seed)
+    state, outputs = s.state(), []
+    for t in range(T):
+        state, y = s.step(s.params, state, x[t : t + 1], Tokens.arange(1, t))
+        outputs.append(y)
+    assert_close(jnp.concatenate(outputs), s.whole(x), FORMULA)
+
+
+def assert_padding_is_never_read(s: Subject, seed: int):
+    """Before, between and after tokens: these get what they would get without it, and a state is kept bit for bit."""
+    rng, x = drawn(s, seed)
+    real = rng.random(T) < 0.6
+    real[rng.integers(T)] = True
+    y = s.apply(s.params, jnp.where(real[:, None], x, LOUD * x), numbered(real))
+    assert np.isfinite(y).all()
+    in_front = jnp.concatenate([x[real], LOUD * x[~real]])
+    assert_close(y[real], s.whole(in_front)[: real.sum()], FORMULA)
+    state, _ = s.read(x[:3], (), rng)
+    after, _ = s.step(s.params, state, LOUD * x, numbered(np.zeros(T, bool)))
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+def assert_a_batch_is_one_by_one(s: Subject, seed: int, *, shared: bool):
+    """With two leading axes, of which all sequences stand at the same places, or each at its own."""
+    rng = np.random.default_rng(seed)
+    x, real = jnp.asarray(rng.standard_normal((2, 3, T, s.d))), rng.random((2, 3, T)) < (1.0 if shared else 0.7)
+    tokens = numbered(real)
+    y = s.apply(s.params, x, Tokens.arange(T) if shared else tokens)
+    for at in np.ndindex(2, 3):
+        alone = s.apply(s.params, x[at], jax.tree.map(lambda n, at=at: n[at], tokens))
+        assert_close(y[at][real[at]], alone[real[at]], FORMULA)
+
+
+def assert_documents_are_kept_apart(s: Subject, seed: int):
+    """For a mixer whose rule says so: of two documents in one row, each gets what it would get alone."""
+    rng, x = drawn(s, seed)
+    first = rng.integers(1, T)
+    position, document = np.arange(T), np.arange(T) >= first
+    y = s.apply(s.params, x, placed(np.where(document, position - first, position), document))
+    alone = s.apply(s.params, jnp.roll(x, -first, 0), numbered(position < T - first))
+    assert_close(y, jnp.concatenate([s.whole(x)[:first], alone[: T - first]]), FORMULA)
+
+
+def assert_lawful(mixer: Mixer, d: int, *, documents: bool = True):
+    """All of the above, for a mixer whose sizes are all different."""
+    s = subject(mixer, d)
+    promises = [assert_the_future_is_not_seen, assert_pieces_make_the_whole, assert_padding_is_never_read]
+    for promise in [*promises, *[assert_documents_are_kept_apart] * documents]:
+        for seed in range(3):
+            promise(s, seed)
+
+
+def assert_dtypes(s: Subject, *dtypes):
+    """An output has the dtype of its input, and a state that of its parameters, or float32, before and after a step."""
+    for weights, inputs in dtypes:
+        params = jax.tree.map(lambda w, dtype=weights: jax.ShapeDtypeStruct(w.shape, dtype), s.params)
+        x, tokens = jax.ShapeDtypeStruct((T, s.d), inputs), Tokens.arange(T)
+        state = jax.eval_shape(lambda params: s.mixer.init_state(params, T), params)
+        after, stepped = jax.eval_shape(s.mixer.step, params, state, x, tokens)
+        assert stepped.dtype == jax.eval_shape(s.mixer.apply, params, x, tokens).dtype == inputs
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
+        floats = {leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+        assert floats <= {jnp.dtype(weights), jnp.dtype(jnp.float32)}
+
+
+def assert_precise_in_float32(s: Subject):
+    """At once and in a step, float32 is as good as float32 is."""
+    params, x = jax.tree.map(lambda a: a.astype(jnp.float32), (s.params, drawn(s, 2)[1]))
+    y = s.apply(params, x, Tokens.arange(T))
+    _, stepped = s.step(params, s.mixer.init_state(params, T), x, Tokens.arange(T))
+    assert y.dtype == stepped.dtype == jnp.float32
+    wide, wide_x = jax.tree.map(lambda a: a.astype(jnp.float64), (params, x))
+    assert_close([y, stepped], [s.apply(wide, wide_x, Tokens.arange(T))] * 2, LAYER, jnp.float32)
+
+
+def assert_gradient(s: Subject, seed: int, *, smooth: bool = True):
+    """Finite among padding and in padding alone; of parameters and input together, the slope of central differences."""
+    rng, x = drawn(s, seed)
+    d_y, real = rng.standard_normal(x.shape), rng.random(T) < 0.7
+
+    @jax.jit
+    def value_and_gradient(arguments, tokens):
+        return jax.value_and_grad(lambda a: jnp.vdot(d_y, s.mixer.apply(*a, tokens)))(arguments)
+
+    for tokens in (numbered(real), numbered(real & False)):
+        _, gradient = value_and_gradient((s.params, x), tokens)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    if smooth:
+        # Performer's projection is drawn and not trained.
+        moving = jax.tree.map_with_path(lambda path, a: getattr(path[-1], "name", "") != "projection", (s.params, x))
+        direction = jax.tree.map(lambda a, m: m * rng.standard_normal(a.shape), (s.params, x), moving)
+        plus, here, minus = (
+            value_and_gradient(jax.tree.map(lambda a, v, h=h: a + h * v, (s.params, x), direction), Tokens.arange(T))
+            for h in (STEP, 0.0, -STEP)
+        )
+        slope = sum(np.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (here[1], direction)), strict=True))
+        magnitude = sum(np.abs(g).sum() for g in jax.tree.leaves(here[1]))
+        assert_close([(plus[0] - minus[0]) / (2 * STEP), magnitude], [slope, magnitude], DIFFERENCE)
+
+
+def laws_hold(s: Subject, *, smooth: bool = True):
+    """The laws of `minilm.laws`, at lengths from 1 to 7."""
+
+    def padded(x, real):
+        return s.apply(s.params, jnp.asarray(x), numbered(real))
 
     def step(state, x):
         position, inner = state
-        inner, y = compiled["step"](params, inner, jnp.asarray(x), Tokens.arange(len(x), position))
+        inner, y = s.step(s.params, inner, jnp.asarray(x), Tokens.arange(len(x), position))
         return (position + len(x), inner), y
+
+    def mix(x):
+        return padded(x, np.ones(len(x), bool))
 
     laws.check(
         mix,
-        d=d,
+        d=s.d,
         causal=True,
         step=step,
-        init_state=lambda: (0, mixer.init_state(params, SIZE, jnp.float64)),
-        padded=lambda x, real: at(x, np.where(real, np.cumsum(real) - 1, -1), 0),
-        packed=lambda x, document: at(x, np.arange(len(x)) - np.searchsorted(document, document), document),
-        batched=mix,
-        grad=jax.jit(lambda x, d_y: jax.vjp(mix, jnp.asarray(x))[1](jnp.asarray(d_y))[0]),
-        search=FEW,
+        init_state=lambda: (0, s.state()),
+        padded=padded,
+        grad=jax.jit(lambda x, d_y: jax.vjp(mix, x)[1](d_y)[0]) if smooth else None,
+        batched=lambda x: s.apply(s.params, jnp.asarray(x), Tokens.arange(x.shape[1])),
+        search=laws.Search(lengths=(1, 2, 7), examples=5),
     ).raise_if_broken()
-
-
-def assert_padding_is_never_read(mixer, d: int, seed: int):
-    """Padding before, between and after the tokens of a chunk changes neither the state nor what they get."""
-    params, rng = drawn_params(mixer, d, seed), np.random.default_rng(seed)
-    first, x = (jnp.asarray(rng.standard_normal((n, d))) for n in (2, 3))
-    state, _ = mixer.step(params, mixer.init_state(params, SIZE, jnp.float64), first, Tokens.arange(2))
-    expected_state, expected = mixer.step(params, state, x, Tokens.arange(3, start=2))
-    real = np.array([1, 3, 4])
-    chunk = jnp.asarray(1e2 * rng.standard_normal((6, d))).at[real].set(x)
-    position = jnp.full(6, -1, jnp.int32).at[real].set(jnp.arange(2, 5, dtype=jnp.int32))
-    padded_state, y = mixer.step(params, state, chunk, Tokens(position, jnp.zeros_like(position)))
-    assert_close(y[real], expected, FORMULA)
-    assert_close(padded_state, expected_state, FORMULA)
-
-
-def assert_precise_in_float32(mixer, d: int):
-    """Outputs have the dtype of the input, and in float32 are as good as float32 is."""
-    params = drawn_params(mixer, d, dtype=jnp.float32)
-    x = jnp.asarray(np.random.default_rng(2).standard_normal((2, 5, d)), jnp.float32)
-    y = mixer.apply(params, x, Tokens.arange(5))
-    assert y.dtype == jnp.float32
-    _, stepped = mixer.step(params, mixer.init_state(params, SIZE), x[0], Tokens.arange(5))
-    assert stepped.dtype == jnp.float32
-    wide, wide_x = jax.tree.map(lambda a: a.astype(jnp.float64), (params, x))
-    expected = mixer.apply(wide, wide_x, Tokens.arange(5))
-    assert_close(y, expected, LAYER, jnp.float32)
-    assert_close(stepped, expected[0], LAYER, jnp.float32)
-    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
-    assert mixer.apply(half, x, Tokens.arange(5)).dtype == jnp.float32
-    assert mixer.apply(half, x.astype(jnp.bfloat16), Tokens.arange(5)).dtype == jnp.bfloat16
-    assert mixer.step(half, mixer.init_state(half, SIZE), x[0], Tokens.arange(5))[1].dtype == jnp.float32

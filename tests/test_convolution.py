@@ -12,6 +12,10 @@ from minilm.layers.linear_attention.convolution import (
     init_short_convolution,
     short_convolution,
 )
+from minilm.layers.linear_attention.convolved import convolved_mixer
+from minilm.layers.linear_attention.gated import gated_linear_mixer
+from minilm.shapes import Tokens
+from tests.mixers import assert_a_batch_is_one_by_one, assert_lawful, drawn_params, subject
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
 
@@ -92,3 +96,26 @@ def test_initial_weights_keep_the_variance_of_what_they_read(width):
     w = init_short_convolution(jax.random.key(0), width, 5000)
     assert w.shape == (width, 5000)
     assert abs(w.std() * np.sqrt(width) - 1) < 0.05
+
+
+def test_a_mixer_behind_it_keeps_what_mixers_promise():
+    mixer = convolved_mixer(gated_linear_mixer(g=2, k=3, v=4), width=3)
+    assert_lawful(mixer, 5, documents=False)
+    for shared in (True, False):
+        assert_a_batch_is_one_by_one(subject(mixer, 5), 0, shared=shared)
+
+
+def test_a_mixer_behind_its_identity_is_the_mixer_and_behind_it_is_not():
+    inner, x = gated_linear_mixer(g=2, k=3, v=4), jnp.asarray(np.random.default_rng(0).standard_normal((2, T, 5)))
+    params = drawn_params(inner, 5)
+    for initial, same in (("identity", True), ("random", False)):
+        mixer = convolved_mixer(inner, width=3, initial=initial)
+        convolved = mixer.init(jax.random.key(0), 5)._replace(mixer=params)
+        difference = mixer.apply(convolved, x, Tokens.arange(T)) - inner.apply(params, x, Tokens.arange(T))
+        assert (jnp.abs(difference).max() == 0) == same
+
+
+@pytest.mark.parametrize(("width", "initial"), [(0, "random"), (3, "zero")])
+def test_a_convolution_that_cannot_be_is_refused_in_a_sentence(width, initial):
+    with pytest.raises(ValueError, match=f"at least 1 wide and begins random or identity; it was told {width} and"):
+        convolved_mixer(gated_linear_mixer(g=2, k=3, v=4), width=width, initial=initial)

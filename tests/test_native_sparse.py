@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm import laws
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal, SlidingWindow
 from minilm.layers.attention.multi_head import multi_head
@@ -20,8 +19,9 @@ from minilm.layers.attention.native_sparse import (
 )
 from minilm.reference.attention import native_sparse as reference
 from minilm.shapes import Tokens
+from tests.mixers import assert_lawful
 from tests.strategies import seeds
-from tests.tolerances import DIFFERENCE, FORMULA, LAYER, assert_close
+from tests.tolerances import DIFFERENCE, FORMULA, assert_close
 
 G, R, T, K, V, LENGTH = 2, 3, 19, 5, 4, 4
 SIZES = {
@@ -190,86 +190,6 @@ def test_the_first_tokens_and_padding_have_finite_gradients_and_padding_gives_no
     assert_close(one, jnp.broadcast_to((0.25 * v[1] + 0.5 * v[2])[:, None], one.shape), FORMULA)
 
 
-def mixer_and_params(n=4, dtype=jnp.float64):
-    mixer = native_sparse_mixer(g=2, r=3, k=5, v=4, length=4, stride=2, size=4, n=n, width=2)
-    return mixer, jax.tree.map(lambda w: w.astype(dtype) + 0.01, mixer.init(jax.random.key(3), 8))
-
-
-@pytest.mark.parametrize("n", [4, 9])
-def test_the_native_sparse_mixer_obeys_the_laws_of_a_causal_mixer(n):
-    mixer, params = mixer_and_params(n)
-
-    @jax.jit
-    def apply(x):
-        return mixer.apply(params, x, Tokens.arange(len(x)))
-
-    @jax.jit
-    def read(cache, x, position):
-        return mixer.step(params, cache, x, Tokens.arange(len(x))._replace(position=position))
-
-    def step(state, x):
-        position, cache = state
-        cache, y = read(cache, jnp.asarray(x), Tokens.arange(len(x), position).position)
-        return (position + len(x), cache), y
-
-    @jax.jit
-    def padded(x, real):
-        position = jnp.where(real, jnp.cumsum(real) - 1, -1).astype(jnp.int32)
-        return mixer.apply(params, x, Tokens(position, jnp.zeros_like(position)))
-
-    @jax.jit
-    def batched(x):
-        return mixer.apply(params, x, Tokens.arange(x.shape[1]))
-
-    laws.check(
-        apply,
-        d=8,
-        causal=True,
-        step=step,
-        init_state=lambda: (0, mixer.init_state(params, 21, jnp.float64)),
-        padded=lambda x, real: padded(jnp.asarray(x), jnp.asarray(real)),
-        grad=lambda x, d_y: jax.vjp(apply, jnp.asarray(x))[1](jnp.asarray(d_y))[0],
-        batched=batched,
-        search=laws.Search(lengths=(1, 5, 18), examples=4),
-    ).raise_if_broken()
-
-
-@pytest.mark.parametrize(("branch", "rule"), [(1, Causal()), (2, Causal() & SlidingWindow(2))], ids=str)
-def test_a_mixer_with_one_gate_open_is_softmax_attention_by_the_heads_of_that_branch(branch, rule):
-    """Which heads and which numbers of the gate are whose: compression, selection, window."""
-    mixer, params = mixer_and_params(n=9)
-    open_gate = jnp.where(jnp.arange(3)[:, None] == branch, 1e6, -1e6) * jnp.ones((3, 2 * 3))
-    gate = params.gate._replace(w=jnp.zeros_like(params.gate.w), b=open_gate.ravel())
-    heads, own = params.heads, slice(2 * branch, 2 * branch + 2)
-    heads = heads._replace(w_k=heads.w_k[:, own], w_v=heads.w_v[:, own], b_k=heads.b_k[own], b_v=heads.b_v[own])
-    x = jax.random.normal(jax.random.key(7), (17, 8), jnp.float64)
-    expected = multi_head(heads, x, Tokens.arange(17), Dense(rule))
-    assert_close(mixer.apply(params._replace(gate=gate), x, Tokens.arange(17)), expected, FORMULA)
-
-
-def test_padding_anywhere_in_a_chunk_changes_neither_the_cache_nor_another_output():
-    mixer, params = mixer_and_params(dtype=jnp.float32)
-    x = jax.random.normal(jax.random.key(5), (20, 8))
-    position = np.full(20, -1)
-    real = np.setdiff1d(np.arange(20), [2, 3, 11])
-    position[real] = np.arange(17)
-    state = mixer.init_state(params, 21)
-    padded, y = mixer.step(params, state, x, Tokens(jnp.asarray(position), jnp.zeros(20, int)))
-    plain, expected = mixer.step(params, state, x[real], Tokens.arange(17))
-    assert_close(padded, plain, LAYER, jnp.float32)
-    assert_close(y[real], expected, LAYER, jnp.float32)
-
-
-def test_a_batch_may_have_positions_for_each_row_and_two_leading_axes():
-    mixer, params = mixer_and_params()
-    x = jax.random.normal(jax.random.key(6), (2, 3, 7, 8), jnp.float64)
-    position = jnp.stack([jnp.arange(7), jnp.where(jnp.arange(7) < 4, jnp.arange(7), -1)])
-    rows = Tokens(position[:, None].repeat(3, 1), jnp.zeros((2, 3, 7), int))
-    y = mixer.apply(params, x, rows)
-    for i, j in np.ndindex(2, 3):
-        alone = mixer.apply(params, x[i, j], Tokens(rows.position[i, j], rows.document[i, j]))
-        assert_close(y[i, j], alone, FORMULA)
-    assert y.shape == x.shape
-    low = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
-    assert mixer.apply(low, x.astype(jnp.float32), rows).dtype == jnp.float32
-    assert mixer.init_state(low, 9).k.shape == (6, 9, 5)
+def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():
+    sizes = {"g": 2, "r": 3, "k": 5, "v": 4, "length": 4, "stride": 2, "size": 2, "n": 4, "width": 3}
+    assert_lawful(native_sparse_mixer(**sizes), 8, documents=False)

@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm import laws
 from minilm.layers.attention import rotary as layers
 from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal, SlidingWindow
-from minilm.layers.attention.multi_head import softmax_mixer
-from minilm.layers.attention.rotary import Rotary, ScaledRotary, rotary_mixer
+from minilm.layers.attention.rotary import Rotary, ScaledRotary
 from minilm.layers.position import rotary
 from minilm.layers.rotary_scaling import linear_frequencies, rotary_frequencies, yarn_frequencies
 from minilm.reference.attention import core as reference_core
@@ -127,60 +125,3 @@ def test_other_frequencies_need_no_new_compilation_but_another_theta_does():
     for theta in (100.0, 200.0):
         attend(Rotary(Dense(Causal()), theta), *arguments)
     assert attend._cache_size() == 3
-
-
-def mixer_and_params(**options):
-    mixer = rotary_mixer(g=2, r=3, k=4, v=1, **options)
-    rng = np.random.default_rng(0)
-    return mixer, jax.tree.map(lambda w: jnp.asarray(rng.standard_normal(w.shape)), mixer.init(jax.random.key(0), 5))
-
-
-def test_the_mixer_obeys_the_laws_of_a_causal_mixer():
-    mixer, params = mixer_and_params(theta=100.0)
-
-    def mix(x):
-        return mixer.apply(params, jnp.asarray(x), Tokens.arange(len(x)))
-
-    def padded(x, real):
-        position = jnp.where(jnp.asarray(real), jnp.cumsum(jnp.asarray(real)) - 1, -1).astype(jnp.int32)
-        return mixer.apply(params, jnp.asarray(x), Tokens(position, jnp.zeros_like(position)))
-
-    def step(state, x):
-        position, cache = state
-        cache, y = mixer.step(params, cache, jnp.asarray(x), Tokens.arange(len(x), position))
-        return (position + len(x), cache), y
-
-    laws.check(
-        mix,
-        d=5,
-        causal=True,
-        step=step,
-        init_state=lambda: (0, mixer.init_state(params, 8, jnp.float64)),
-        padded=padded,
-        grad=lambda x, d_y: jax.vjp(mix, jnp.asarray(x))[1](jnp.asarray(d_y))[0],
-        search=laws.Search(lengths=(2, 5), examples=5),
-    ).raise_if_broken()
-
-
-def test_the_mixer_is_softmax_attention_with_positions_its_rule_and_its_theta():
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 7, 5)))
-    mixer, params = mixer_and_params(theta=100.0, rule=Causal() & SlidingWindow(2))
-    attend = Rotary(Dense(Causal() & SlidingWindow(2)), 100.0)
-    expected = softmax_mixer(attend, g=2, r=3, k=4, v=1).apply(params, x, Tokens.arange(7))
-    assert_close(mixer.apply(params, x, Tokens.arange(7)), expected, FORMULA)
-    plain, _ = mixer_and_params()
-    expected = softmax_mixer(Rotary(Dense(Causal()), 10000.0), g=2, r=3, k=4, v=1).apply(params, x, Tokens.arange(7))
-    assert_close(plain.apply(params, x, Tokens.arange(7)), expected, FORMULA)
-    assert mixer_and_params(bias=False)[1].b_q is None
-
-
-def test_padding_anywhere_in_a_chunk_changes_neither_state_nor_other_outputs():
-    mixer, params = mixer_and_params()
-    x = jnp.asarray(np.random.default_rng(2).standard_normal((5, 5)))
-    state = mixer.init_state(params, 7, jnp.float64)
-    expected_state, expected = mixer.step(params, state, x[:3], Tokens.arange(3))
-    position, real = jnp.array([-1, 0, 1, -1, 2], jnp.int32), np.array([1, 2, 4])
-    padded = jnp.full((5, 5), 1e3).at[real].set(x[:3])
-    padded_state, y = mixer.step(params, state, padded, Tokens(position, jnp.zeros_like(position)))
-    assert_close(y[real], expected, FORMULA)
-    assert_close(padded_state, expected_state, FORMULA)

@@ -11,7 +11,7 @@ from minilm.layers.linear_attention.gated import gated_chunked, gated_parallel
 from minilm.layers.linear_attention.rwkv import rwkv6_chunked, rwkv6_mixer, rwkv6_parallel, rwkv6_step
 from minilm.layers.linear_attention.state_mixer import token_shift_mixer
 from minilm.shapes import Mixer, Tokens
-from tests import state_mixers
+from tests.mixers import assert_lawful, drawn_params, numbered
 from tests.records.linear_attention_gated import drawn_log_decays
 from tests.records.linear_attention_rwkv import torch_recurrence
 from tests.strategies import seeds
@@ -112,23 +112,14 @@ def test_values_and_gradients_are_finite_in_float32_at_every_gate(form, log_deca
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out, gradients)))
 
 
-def test_the_mixer_obeys_the_laws_of_mixers():
-    state_mixers.check_laws(rwkv6_mixer(g=2, k=3, v=4), d=5)
-
-
-def test_padding_leaves_the_mixers_state_alone():
-    state_mixers.check_padding(rwkv6_mixer(g=2, k=3, v=4), d=5)
-
-
-def test_the_mixer_takes_leading_axes_and_keeps_dtypes():
-    state_mixers.check_axes(rwkv6_mixer(g=2, k=3, v=4), d=5)
-    state_mixers.check_dtypes(rwkv6_mixer(g=2, k=3, v=4), d=5)
+def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():
+    assert_lawful(rwkv6_mixer(g=2, k=3, v=4), 5, documents=False)
 
 
 def test_each_head_of_the_mixer_is_normalised_by_itself():
     """What one head writes, however loud, leaves what the other adds to the output as it was."""
     mixer = rwkv6_mixer(g=2, k=3, v=4)
-    params = state_mixers.parameters(mixer, 5)
+    params = drawn_params(mixer, 5)
     params = params._replace(w_o=params.w_o.at[0].set(0.0))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 5)))
     louder = params._replace(w_v=params.w_v.at[:, 0].multiply(100.0))
@@ -144,11 +135,11 @@ def test_a_shifted_mixer_reads_each_token_beside_the_last_real_one_before_it():
     )
     mixer = token_shift_mixer(spy, width=len)
     x, real = jnp.array([[1.0], [9.0], [2.0], [9.0], [9.0], [3.0]]), np.array([True, False, True, False, False, True])
-    pairs = mixer.apply(jnp.ones(1), x, state_mixers.numbered(real))
+    pairs = mixer.apply(jnp.ones(1), x, numbered(real))
     assert pairs[real].tolist() == [[1.0, 0.0], [2.0, 1.0], [3.0, 2.0]]
     state = mixer.init_state(jnp.ones(1), 1)
-    state, first = mixer.step(jnp.ones(1), state, x[:2], state_mixers.numbered(real[:2]))
-    state, rest = mixer.step(jnp.ones(1), state, x[2:], state_mixers.numbered(real[2:]))
+    state, first = mixer.step(jnp.ones(1), state, x[:2], numbered(real[:2]))
+    state, rest = mixer.step(jnp.ones(1), state, x[2:], numbered(real[2:]))
     assert state.x.tolist() == [3.0]
     assert jnp.concatenate([first, rest]).tolist() == pairs.tolist()
 

@@ -3,12 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm import laws
-from minilm.layers.attention.block_selection import MoBA, largest, moba_attention, moba_mask, moba_mixer
+from minilm.layers.attention.block_selection import MoBA, largest, moba_attention, moba_mask
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal, Chunked
 from minilm.reference.attention import block_selection as reference
@@ -141,50 +139,6 @@ def test_one_token_reads_itself():
     assert_close(
         moba_attention(q, k, v, tokens, tokens, size=4, n=2), jnp.broadcast_to(v[:, None], (G, R, 1, V)), LAYER
     )
-
-
-@pytest.mark.parametrize("n", [0, 1, 9])
-def test_the_moba_mixer_obeys_the_laws_of_a_causal_mixer(n):
-    mixer = moba_mixer(g=2, r=2, k=3, v=5, size=2, n=n)
-    params = jax.tree.map(lambda w: w.astype(jnp.float64), mixer.init(jax.random.key(3), 4))
-
-    @jax.jit
-    def apply(x):
-        return mixer.apply(params, x, Tokens.arange(len(x)))
-
-    def step(state, x):
-        position, cache = state
-        cache, y = mixer.step(params, cache, jnp.asarray(x), Tokens.arange(len(x), position))
-        return (position + len(x), cache), y
-
-    def padded(x, real):
-        position = jnp.where(jnp.asarray(real), jnp.cumsum(jnp.asarray(real)) - 1, -1).astype(jnp.int32)
-        return mixer.apply(params, jnp.asarray(x), Tokens(position, jnp.zeros_like(position)))
-
-    laws.check(
-        apply,
-        d=4,
-        causal=True,
-        step=step,
-        init_state=lambda: (0, mixer.init_state(params, 9, jnp.float64)),
-        padded=padded,
-        grad=lambda x, d_y: jax.vjp(apply, jnp.asarray(x))[1](jnp.asarray(d_y))[0],
-        batched=lambda x: mixer.apply(params, jnp.asarray(x), Tokens.arange(x.shape[1])),
-        search=laws.Search(lengths=(1, 2, 5, 7), examples=5),
-    ).raise_if_broken()
-
-
-def test_padding_anywhere_in_a_chunk_changes_neither_the_cache_nor_another_output():
-    mixer = moba_mixer(g=2, r=1, k=3, v=5, size=2, n=1)
-    params = mixer.init(jax.random.key(4), 4)
-    x = jax.random.normal(jax.random.key(5), (7, 4))
-    position = jnp.array([0, -1, 1, 2, -1, 3, 4], jnp.int32)
-    real = np.flatnonzero(position >= 0)
-    state = mixer.init_state(params, 8)
-    padded, y = mixer.step(params, state, x, Tokens(position, jnp.zeros_like(position)))
-    plain, expected = mixer.step(params, state, x[real], Tokens.arange(5))
-    assert_close(padded, plain, LAYER, jnp.float32)
-    assert_close(y[real], expected, LAYER, jnp.float32)
 
 
 def test_the_choice_is_a_mask_like_any_other():

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from minilm.layers.attention.blockwise import blockwise_attention
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal
-from minilm.layers.attention.qk_norm import NormalizedHeads, cosine_attention
-from minilm.layers.attention.rotary import Rotary
-from minilm.layers.attention.sigmoid import sigmoid_attention
-from minilm.layers.attention.sinks import sink_attention
+from minilm.layers.attention.qk_norm import NormalizedHeads, cosine_attention, init_qk_norm, init_temperature
+from minilm.layers.attention.sigmoid import init_shift, sigmoid_attention
+from minilm.layers.attention.sinks import init_sink, sink_attention
 from minilm.layers.attention.soft_cap import soft_capped_attention
 from minilm.layers.attention.talking_heads import TalkingHeadsParams, init_talking_heads, talking_heads_attention
 from minilm.layers.attention.top_k import top_k_attention
@@ -272,5 +271,17 @@ def test_norms_around_a_rotation_are_what_the_modern_decoder_has(key):
     def turned(q, k, v, query, key):
         return Dense(Causal())(rotary(q, query.position), rotary(k, key.position), v, query, key)
 
-    expected = turned(rms_norm(norms[0], q), rms_norm(norms[1], k), v, query, places)
-    assert_close(NormalizedHeads(Rotary(Dense(Causal())), *norms)(q, k, v, query, places), expected, FORMULA)
+    expected = Rotated(Dense(Causal()), *norms)(q, k, v, query, places)
+    assert_close(NormalizedHeads(turned, *norms)(q, k, v, query, places), expected, FORMULA)
+
+
+def test_what_is_learned_begins_where_it_should():
+    assert not init_sink(2, 3).any()
+    for w in init_talking_heads(2, 3):
+        np.testing.assert_array_equal(w.reshape(6, 6), np.eye(6))
+    for norm in init_qk_norm(5):
+        np.testing.assert_array_equal(norm.scale, np.ones(5))
+    np.testing.assert_array_equal(init_temperature(2, 3, 2), np.ones((2, 3)))
+    v = jnp.ones((2, 10**4, 1))
+    summed = sigmoid_attention(init_shift(2, 3, 10**4), jnp.zeros((2, 3, 1, 4)), jnp.zeros((2, 10**4, 4)), v)
+    assert abs(summed - 1).max() < 1e-3

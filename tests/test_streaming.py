@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm import laws
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal, Prefix, SlidingWindow
-from minilm.layers.attention.rotary import Rotary, rotary_mixer
+from minilm.layers.attention.multi_head import softmax_mixer
+from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.streaming import Streaming, streaming_append, streaming_attention, streaming_mixer
 from minilm.shapes import Tokens
 from tests.strategies import seeds
@@ -83,31 +83,13 @@ def test_a_query_sees_its_cache_as_if_it_were_the_whole_text(seed, p):
     assert_close(actual[:, :, p : p + 1], expected, FORMULA)
 
 
-@few
-@given(seed=seeds, chunks=st.sampled_from([(1,) * T, (T,), (2, 7, 3), (5, 1, 6), (3, 9)]))
-def test_read_in_pieces_of_any_length_it_is_what_it_is_on_the_whole(seed, chunks):
-    x = jnp.asarray(np.random.default_rng(seed).standard_normal((T, D)))
-    state, y = read(x, chunks)
-    assert_close(y, whole(PARAMS, x, Tokens.arange(T)), FORMULA)
-    assert state.k.shape == (2, SINKS + WINDOW, 4)
-    np.testing.assert_array_equal(np.sort(state.tokens.position), [0, 1, T - 3, T - 2, T - 1])
-
-
-@few
-@given(seed=seeds)
-def test_padding_anywhere_in_a_chunk_changes_neither_state_nor_other_outputs(seed):
-    rng = np.random.default_rng(seed)
-    x = jnp.asarray(rng.standard_normal((T, D)))
-    state, _ = read(x[:4], (4,))
-    real = np.sort(rng.permutation(14)[:8])
-    padded = jnp.full((14, D), 1e3).at[real].set(x[4:])
-    position = jnp.full(14, -1, jnp.int32).at[real].set(jnp.arange(4, T, dtype=jnp.int32))
-    padded_state, y = step(PARAMS, state, padded, Tokens(position, jnp.zeros_like(position)))
-    expected_state, expected = read(x[4:], (8,), 4, state)
-    assert_close(y[real], expected, FORMULA)
-    assert jnp.isfinite(y).all()
-    jax.tree.map(np.testing.assert_array_equal, padded_state.tokens, expected_state.tokens)
-    assert_close((padded_state.k, padded_state.v), (expected_state.k, expected_state.v), FORMULA)
+def test_however_long_the_text_the_cache_holds_its_first_and_its_last_tokens():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((T, D)))
+    for chunks in ((T,), (3, 9)):
+        state, y = read(x, chunks)
+        assert_close(y, whole(PARAMS, x, Tokens.arange(T)), FORMULA)
+        assert state.k.shape == (2, SINKS + WINDOW, 4)
+        np.testing.assert_array_equal(np.sort(state.tokens.position), [0, 1, T - 3, T - 2, T - 1])
 
 
 def test_a_chunk_of_padding_alone_is_read_as_nothing():
@@ -116,31 +98,6 @@ def test_a_chunk_of_padding_alone_is_read_as_nothing():
     after, y = step(PARAMS, state, jnp.ones((3, D)), Tokens(nowhere, jnp.zeros_like(nowhere)))
     jax.tree.map(np.testing.assert_array_equal, after, state)
     assert_close(y, jnp.broadcast_to(PARAMS.b_o, (3, D)), FORMULA)
-
-
-def test_it_obeys_the_laws_of_a_causal_mixer():
-    def mix(x):
-        return MIXER.apply(PARAMS, jnp.asarray(x), Tokens.arange(len(x)))
-
-    def padded(x, real):
-        position = jnp.where(jnp.asarray(real), jnp.cumsum(jnp.asarray(real)) - 1, -1).astype(jnp.int32)
-        return MIXER.apply(PARAMS, jnp.asarray(x), Tokens(position, jnp.zeros_like(position)))
-
-    def advance(state, x):
-        position, cache = state
-        cache, y = MIXER.step(PARAMS, cache, jnp.asarray(x), Tokens.arange(len(x), position))
-        return (position + len(x), cache), y
-
-    laws.check(
-        mix,
-        d=D,
-        causal=True,
-        step=advance,
-        init_state=lambda: (0, MIXER.init_state(PARAMS, 1, jnp.float64)),
-        padded=padded,
-        grad=lambda x, d_y: jax.vjp(mix, jnp.asarray(x))[1](jnp.asarray(d_y))[0],
-        search=laws.Search(lengths=(2, 8), examples=5),
-    ).raise_if_broken()
 
 
 @few
@@ -178,7 +135,8 @@ def test_a_chunk_longer_than_the_cache_leaves_its_first_and_last_tokens():
 
 
 def test_a_mixer_has_the_papers_four_sinks_and_the_parameters_of_a_rotary_one():
-    mixer, rotary = streaming_mixer(g=2, r=3, k=4, v=1, window=7), rotary_mixer(g=2, r=3, k=4, v=1)
+    sizes = {"g": 2, "r": 3, "k": 4, "v": 1}
+    mixer, rotary = streaming_mixer(**sizes, window=7), softmax_mixer(Rotary(Dense(Causal())), **sizes)
     assert mixer.init_state(PARAMS, 1).tokens.position.shape == (4 + 7,)
     assert mixer.init_state(PARAMS, 1, jnp.bfloat16).k.dtype == jnp.bfloat16
     x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 11, D)))
@@ -186,7 +144,7 @@ def test_a_mixer_has_the_papers_four_sinks_and_the_parameters_of_a_rotary_one():
     assert_close(
         mixer.apply(params, x, Tokens.arange(11)), rotary.apply(params, x, Tokens.arange(11)), LAYER, jnp.float32
     )
-    assert streaming_mixer(g=2, r=3, k=4, v=1, window=7, bias=False).init(jax.random.key(1), D).b_q is None
+    assert streaming_mixer(**sizes, window=7, bias=False).init(jax.random.key(1), D).b_q is None
 
 
 @pytest.mark.parametrize(("sinks", "window"), [(-1, 4), (4, 0)])

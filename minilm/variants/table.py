@@ -44,7 +44,12 @@ def variant(family: Family, *, paper: str):
     """A row of the table, under the name of the function, `_` read as `-`."""
 
     def enter(build):
-        VARIANTS[build.__name__.strip("_").replace("_", "-")] = Variant(build, family, paper)
+        name = build.__name__.replace("_", "-")
+        if name in VARIANTS:
+            raise ValueError(
+                f"There is a variant {name!r} already, of {VARIANTS[name].build.__module__}: name it anew."
+            )
+        VARIANTS[name] = Variant(build, family, paper)
         return build
 
     return enter
@@ -95,7 +100,8 @@ def read(text: str) -> tuple[Variant, dict]:
     if name in VARIANTS:
         row = VARIANTS[name]
     elif rest and "=" not in rest[0]:
-        row = Variant(_imported(name, rest.pop(0)), "softmax", "")
+        name = f"{name}:{rest.pop(0)}"
+        row = Variant(_imported(name), "softmax", "")
     else:
         close = difflib.get_close_matches(name, VARIANTS, n=1)
         hint = f", did you mean {close[0]!r}?" if close else "."
@@ -110,13 +116,11 @@ def read(text: str) -> tuple[Variant, dict]:
     return row, options
 
 
-def _imported(module, function):
-    here = os.getcwd()
-    sys.path.insert(0, here)  # a file beside whoever calls is found, as by `python -m`
+def _imported(place):
+    module, _, function = place.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        place = f"{module}:{function}"
         raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {error}.") from None
     finally:
         sys.path.remove(here)

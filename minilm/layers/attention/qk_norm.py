@@ -7,16 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
-from minilm.layers.attention.core import Dense, mix, scores
-from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.multi_head import learned_mixer
+from minilm.layers.attention.core import mix, scores
 from minilm.layers.normalization import RMSNormParams, init_rms_norm, rms_norm
 from minilm.pytrees import register
-from minilm.shapes import Mixer
 
 
 class QKNormParams(NamedTuple):
@@ -97,36 +93,3 @@ def cosine_attention(
     unit = RMSNormParams(scale=jnp.ones(q.shape[-1], q.dtype))
     cosines = scores(rms_norm(unit, q), rms_norm(unit, k)) / math.sqrt(q.shape[-1])
     return mix(softmax(scale[:, :, None, None] * cosines + bias, where=mask), v)
-
-
-def qk_norm_mixer(*, g: int, r: int, k: int, v: int, rule: Rule = Causal()) -> Mixer:
-    """Attention with normalised queries and keys as a block takes it.
-
-    Args:
-      g, r, k, v: as `softmax_mixer`'s.
-      rule: who may see whom.
-    Returns:
-      a `Mixer` of `LearnedParams`, whose `attend` are `QKNormParams`, and whose state is a `KVCache`.
-    """
-
-    def attend(norms):
-        return NormalizedHeads(Dense(rule), q_norm=norms.q_norm, k_norm=norms.k_norm)
-
-    return learned_mixer(lambda key: init_qk_norm(k), attend, g=g, r=r, k=k, v=v)
-
-
-def cosine_mixer(*, g: int, r: int, k: int, v: int, length: int = 1024, rule: Rule = Causal()) -> Mixer:
-    """Cosine attention as a block takes it; each head learns its temperature.
-
-    Args:
-      g, r, k, v: as `softmax_mixer`'s.
-      length: of the sequences that it is to read, from which the temperature begins.
-      rule: who may see whom.
-    Returns:
-      a `Mixer` of `LearnedParams`, whose `attend` is the temperature `(g, r)`, and whose state is a `KVCache`.
-    """
-
-    def attend(scale):
-        return Dense(rule, attention=Partial(cosine_attention, scale))
-
-    return learned_mixer(lambda key: init_temperature(g, r, length), attend, g=g, r=r, k=k, v=v)

@@ -4,12 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from minilm.layers.attention.core import Dense
-from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.multi_head import softmax_mixer
 from minilm.layers.position import rotary, rotate
 from minilm.pytrees import register
-from minilm.shapes import Mixer
 
 
 @register
@@ -53,26 +49,3 @@ class ScaledRotary:
         """Attention of one sequence, `(g, r, t, v)`."""
         q, k = (rotate(x, tokens.position, self.frequencies, self.magnitude) for x, tokens in ((q, query), (k, key)))
         return self.attend(q, k, v, query, key)
-
-
-def rotary_mixer(
-    *,
-    g: int,
-    r: int,
-    k: int,
-    v: int,
-    theta: float = 10000.0,
-    rule: Rule = Causal(),
-    bias: bool = True,
-) -> Mixer:
-    """Multi-head attention with rotary positions, as a block takes it: `rotary_mixer(g=2, r=4, k=16, v=16)`.
-
-    Args:
-      g, r, k, v: key/value heads, query heads of each, and the widths of a key, which is even, and of a value.
-      theta: the wavelengths grow from 2π to nearly 2πθ.
-      rule: who sees whom.
-      bias: whether the projections have one.
-    Returns:
-      a `Mixer`, whose state is a `KVCache` of unturned keys.
-    """
-    return softmax_mixer(Rotary(Dense(rule), theta), g=g, r=r, k=k, v=v, bias=bias)

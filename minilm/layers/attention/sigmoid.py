@@ -4,14 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers import activation
-from minilm.layers.attention.core import Dense, mix, scores
-from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.multi_head import learned_mixer
-from minilm.shapes import Mixer
+from minilm.layers.attention.core import mix, scores
 
 
 def init_shift(g: int, r: int, length: int, *, dtype=jnp.float32) -> Float[Array, "g r"]:
@@ -54,20 +50,3 @@ def sigmoid_attention(
     """
     a = scores(q, k) + bias + jnp.asarray(shift)[..., None, None]
     return mix(jnp.where(mask, activation.sigmoid(a), 0), v)
-
-
-def sigmoid_mixer(*, g: int, r: int, k: int, v: int, length: int = 1024, rule: Rule = Causal()) -> Mixer:
-    """Sigmoid attention as a block takes it; each head learns its shift.
-
-    Args:
-      g, r, k, v: as `softmax_mixer`'s.
-      length: of the sequences that it is to read; the shift begins at −ln(length).
-      rule: who may see whom.
-    Returns:
-      a `Mixer` of `LearnedParams`, whose `attend` is the shift `(g, r)`, and whose state is a `KVCache`.
-    """
-
-    def attend(shift):
-        return Dense(rule, attention=Partial(sigmoid_attention, shift))
-
-    return learned_mixer(lambda key: init_shift(g, r, length), attend, g=g, r=r, k=k, v=v)

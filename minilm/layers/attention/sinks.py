@@ -2,14 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
-from minilm.layers.attention.core import Dense, mix, scores
-from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.multi_head import learned_mixer
-from minilm.shapes import Mixer
+from minilm.layers.attention.core import mix, scores
 
 
 def init_sink(g: int, r: int, *, dtype=jnp.float32) -> Float[Array, "g r"]:
@@ -53,19 +49,3 @@ def sink_attention(
     a = jnp.where(mask, scores(q, k) + bias, -jnp.inf)
     b = jnp.broadcast_to(sink[:, :, None, None], (*a.shape[:3], 1))
     return mix(softmax(jnp.concatenate([a, b], -1))[..., :-1], v)
-
-
-def sink_mixer(*, g: int, r: int, k: int, v: int, rule: Rule = Causal()) -> Mixer:
-    """Attention with learned sinks as a block takes it.
-
-    Args:
-      g, r, k, v: as `softmax_mixer`'s.
-      rule: who may see whom.
-    Returns:
-      a `Mixer` of `LearnedParams`, whose `attend` is the sink `(g, r)`, and whose state is a `KVCache`.
-    """
-
-    def attend(sink):
-        return Dense(rule, attention=Partial(sink_attention, sink))
-
-    return learned_mixer(lambda key: init_sink(g, r), attend, g=g, r=r, k=k, v=v)

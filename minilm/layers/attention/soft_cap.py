@@ -2,14 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
-from minilm.layers.attention.core import Dense, mix, scores
-from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.multi_head import softmax_mixer
-from minilm.shapes import Mixer
+from minilm.layers.attention.core import mix, scores
 
 
 @jax.jit
@@ -47,17 +43,3 @@ def soft_capped_attention(
     """
     a = cap * jnp.tanh(scores(q, k) / cap)
     return mix(softmax(a + bias, where=mask), v)
-
-
-def soft_cap_mixer(*, g: int, r: int, k: int, v: int, cap: float = 50.0, rule: Rule = Causal()) -> Mixer:
-    """Soft-capped attention as a block takes it.
-
-    Args:
-      g, r, k, v: as `softmax_mixer`'s.
-      cap: c above.
-      rule: who may see whom.
-    Returns:
-      a `Mixer` of `MultiHeadParams`, whose state is a `KVCache`.
-    """
-    attend = Dense(rule, attention=Partial(soft_capped_attention, cap))
-    return softmax_mixer(attend, g=g, r=r, k=k, v=v)

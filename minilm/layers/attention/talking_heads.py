@@ -4,14 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
-from minilm.layers.attention.core import Dense, mix, scores
-from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.multi_head import learned_mixer
-from minilm.shapes import Mixer
+from minilm.layers.attention.core import mix, scores
 
 
 class TalkingHeadsParams(NamedTuple):
@@ -71,22 +67,6 @@ def talking_heads_attention(
     a = _talk(scores(q, k), params.w_scores) + bias
     w = _talk(softmax(a, where=mask), params.w_weights)
     return mix(jnp.where(mask, w, 0), v)
-
-
-def talking_heads_mixer(*, g: int, r: int, k: int, v: int, rule: Rule = Causal()) -> Mixer:
-    """Attention with talking heads as a block takes it.
-
-    Args:
-      g, r, k, v: as `softmax_mixer`'s.
-      rule: who may see whom.
-    Returns:
-      a `Mixer` of `LearnedParams`, whose `attend` are `TalkingHeadsParams`, and whose state is a `KVCache`.
-    """
-
-    def attend(params):
-        return Dense(rule, attention=Partial(talking_heads_attention, params))
-
-    return learned_mixer(lambda key: init_talking_heads(g, r), attend, g=g, r=r, k=k, v=v)
 
 
 def _talk(x, w):

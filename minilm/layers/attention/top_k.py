@@ -4,14 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
-from minilm.layers.attention.core import Dense, mix, scores
-from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.multi_head import softmax_mixer
-from minilm.shapes import Mixer
+from minilm.layers.attention.core import mix, scores
 
 
 @partial(jax.jit, static_argnames="n")
@@ -56,17 +52,3 @@ def top_k_attention(
     a = jnp.where(mask, scores(q, k) + bias, -jnp.inf)
     threshold = jax.lax.top_k(a, min(n, k.shape[1]))[0][..., -1:]
     return mix(softmax(a, where=a >= threshold), v)
-
-
-def top_k_mixer(*, g: int, r: int, k: int, v: int, n: int = 8, rule: Rule = Causal()) -> Mixer:
-    """Attention to the best few keys as a block takes it.
-
-    Args:
-      g, r, k, v: as `softmax_mixer`'s.
-      n: how many keys a query reads; 8 is the paper's choice for translation.
-      rule: who may see whom.
-    Returns:
-      a `Mixer` of `MultiHeadParams`, whose state is a `KVCache`.
-    """
-    attend = Dense(rule, attention=Partial(partial(top_k_attention, n=n)))  # a keyword of Partial would be traced
-    return softmax_mixer(attend, g=g, r=r, k=k, v=v)

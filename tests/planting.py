@@ -17,7 +17,8 @@ from tests.mutants import Mutant, mutants_of, mutated
 
 ROOT = Path(__file__).parent.parent
 TARGETS = ("layers", "reference", "losses.py", "sampling.py", "generation.py", "initializers.py", "precision.py")
-# The tests of a module beside the laws of its records and those in `test_<its name>.py`.
+# The tests of a module beside the laws of its records and those in `test_<its name>.py`. Where two modules have one
+# name, the one inside a folder is told with it, and its tests are those given here alone.
 TESTS = {
     "core": ["attention"],
     "multi_head": ["attention"],
@@ -31,7 +32,24 @@ TESTS = {
     "additive": ["alignment"],
     "multiplicative": ["alignment"],
     "decoders": ["seq2seq"],
+    "soft_cap": ["softmax_variants"],
+    "sinks": ["softmax_variants"],
+    "sigmoid": ["softmax_variants"],
+    "top_k": ["softmax_variants"],
+    "talking_heads": ["softmax_variants"],
+    "qk_norm": ["softmax_variants"],
+    "rotary": ["rotary_attend"],
     "block_selection": ["selection"],
+    "attention.gated": ["gated_output"],
+    "linear_attention.gated": ["gated_linear"],
+    "state_mixer": ["rwkv", "gated_linear"],
+    "linear_attention.linear": ["linear_attention"],
+    "mamba": ["linear_attention"],
+    "retention": ["linear_attention"],
+    "convolved": ["convolution"],
+    "chunks": ["decay", "delta"],
+    "loop": ["decay", "delta"],
+    "delta_net": ["delta"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
 COMPILED = ("blockwise", "unroll", "generation", "sampling")
@@ -59,7 +77,8 @@ def place(path: str) -> str:
 def test_files(path: str) -> list[str]:
     """The files with tests of a module."""
     stem = Path(path).stem
-    files = [f"tests/test_{name}.py" for name in [stem, *TESTS.get(stem, [])]]
+    names = TESTS.get(place(path)) or [stem, *TESTS.get(stem, [])]
+    files = [f"tests/test_{name}.py" for name in names]
     return [file for file in ["tests/test_layers.py", *files, path] if (ROOT / file).exists()]
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from minilm.layers.normalization import init_rms_norm, rms_norm
 from minilm.reference.linear import matmul
+from tests import planting
 from tests.mutants import mutants_of, mutated
 from tests.mutation import SURVIVORS, listed, run
-from tests.planting import ROOT, planted, targets
+from tests.planting import ROOT, TESTS, planted, targets
 
 SLIPS = {
     "x + y * 2": ["x - y * 2", "x", "y * 2", "x + y / 2", "x + y", "x + 2", "x + y * 3", "x + y * 1"],
@@ -38,6 +39,20 @@ def test_an_expression_has_these_slips(expression, tmp_path):
         for mutant in mutants_of("m.py", tmp_path)
     ]
     assert sorted(found) == sorted(SLIPS[expression])
+
+
+def test_of_modules_that_share_a_name_each_has_tests_of_its_own_and_no_entry_of_the_table_is_in_vain():
+    own = {
+        "linear": "linear",
+        "linear_attention/linear": "linear_attention",
+        "attention/gated": "gated_output",
+        "linear_attention/gated": "gated_linear",
+    }
+    for path, name in own.items():
+        for side in ("layers", "reference"):
+            assert planting.test_files(f"minilm/{side}/{path}.py")[1:-1] == [f"tests/test_{name}.py"]
+    for names in TESTS.values():
+        assert all((ROOT / f"tests/test_{name}.py").exists() for name in names)
 
 
 def test_a_mutant_reaches_who_imported_the_function_and_leaves_with_the_context():

@@ -1,0 +1,1 @@
+"""The attention laboratory: what each variant costs, and what it can recall."""

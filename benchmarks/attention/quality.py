@@ -1,0 +1,185 @@
+"""What can an attention variant recall, and how large is it?
+
+    python -m benchmarks.attention.quality                          eight variants, two tasks, about ten CPU minutes
+    python -m benchmarks.attention.quality --preset cpu             three seeds, three learning rates: some days of CPU
+    python -m benchmarks.attention.quality --tasks mqar:length=128,pairs=32 --variants nope gated-delta-net
+    python -m benchmarks.attention.quality --views [FOLDER]         only the table, and the plots, of what is there
+
+One JSON line a cell (task, variant, seed, learning rate) is appended to the file as soon as it is measured, and what
+the file holds is not run again. A cell of a variant that cannot be is a line with the reason. Two accuracies of those
+who recall nothing stand beside every result, and so does the short convolution, whose beginning decides much.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import benchmarks.measure as measure
+
+SCHEMA = 1
+FILE = measure.RESULTS / "attention_quality.jsonl"
+CONVOLVED = ("nope", "mha", "window:width=16", "linear", "based", "retnet", "gla", "rwkv6")  # the others have their own
+OWN = ("mamba2", "delta-net", "gated-delta-net")
+SOFTMAX = ("mqa", "gqa", "mla", "alibi", "sigmoid", "differential", "forgetting", "gated")
+SPARSE = ("top-k:n=4", "moba:size=16,n=1")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Which cells: every combination of the four."""
+
+    tasks: tuple[str, ...]
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rates: tuple[float, ...]
+    early_stop: bool = True
+
+
+def with_convolution(names) -> tuple[str, ...]:
+    """The variants with a short convolution of width 3 before them, shared by queries, keys and values."""
+    return tuple(f"{name}{',' if ':' in name else ':'}convolution=3" for name in names)
+
+
+def papers() -> tuple[str, ...]:
+    """The grids of Zoology (MQAR), MAD (selective copying) and Mamba (induction), with the rows they see in all."""
+    recall = [
+        f"mqar:vocab_size=8192,length={t},pairs={k},rows={rows},d={d},heads=1,steps={6_400_000 // rows // 10 * 10}"
+        for t, k, rows in [(64, 4, 512), (128, 8, 512), (256, 16, 256), (512, 64, 128)]
+        for d in (64, 128, 256, 512)
+    ]
+    copying = [
+        f"selective-copy:vocab_size={v},length={t},pairs={k},rows=128,d=128,heads=4,steps=20000"
+        for v, t, k in [(16, 256, 16), (16, 512, 16), (16, 1024, 16), (16, 256, 32), (64, 256, 16), (128, 256, 16)]
+    ]
+    return (*recall, *copying, "induction:length=256,steps=25000", "lm:d=256,heads=8,layers=6,steps=10000,rows=32")
+
+
+ALL = with_convolution(CONVOLVED) + OWN + with_convolution(SOFTMAX + SPARSE)
+PRESETS = {
+    "smoke": Preset(
+        tasks=("mqar", "induction"),
+        variants=(
+            *with_convolution(("nope", "window:width=16", "linear", "retnet")),
+            *("mha", "mamba2", "delta-net", "gated-delta-net"),
+        ),
+        seeds=(0,),
+        rates=(3e-3,),
+    ),
+    "cpu": Preset(
+        tasks=("mqar", "mqar:length=128,pairs=32", "induction", "selective-copy:pairs=4", "lm"),
+        variants=ALL,
+        seeds=(0, 1, 2),
+        rates=(1e-3, 3e-3, 1e-2),
+    ),
+    "full": Preset(papers(), ALL, seeds=(0, 1, 2), rates=(1e-4, 4.6e-4, 2.2e-3, 1e-2), early_stop=False),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags; what is not given is the preset's."""
+    flags = argparse.ArgumentParser(
+        prog="minilm bench attention quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--preset", choices=PRESETS, default="smoke")
+    flags.add_argument("--tasks", nargs="+", help="mqar, selective-copy, induction, lm; sizes behind a colon")
+    flags.add_argument("--variants", nargs="+", help="rows of minilm.variants, or module:function; options likewise")
+    flags.add_argument("--seeds", nargs="+", type=int)
+    flags.add_argument("--rates", nargs="+", type=float, help="learning rates, of which the best counts")
+    flags.add_argument("--steps", type=int, help="of every task, instead of its own")
+    flags.add_argument("--every", type=int, default=50, help="steps between measurements")
+    flags.add_argument("--early-stop", action=argparse.BooleanOptionalAction, help="stop at 99%%")
+    flags.add_argument("--match", choices=("params", "state"), help="make parameters, or state bytes, agree")
+    flags.add_argument("--like", default="mha", help="the variant whose size is matched")
+    flags.add_argument("--out", type=Path, default=FILE, help="the file of results, continued where it ends")
+    flags.add_argument("--plan", action="store_true", help="list the cells, and run none")
+    flags.add_argument("--views", nargs="?", const="", metavar="FOLDER", help="table of the file; plots into a folder")
+    flags.add_argument("--core", type=int, default=0, help="the processor core that everything is held to")
+    flags.add_argument("--accelerator", action="store_true", help="use the device that JAX finds, not one CPU core")
+    return flags
+
+
+def cells(arguments) -> list:
+    """The cells that are asked for, in the order in which they run: whole tables before second seeds."""
+    from benchmarks.attention.quality_cell import Cell
+    from benchmarks.attention.quality_tasks import setting
+
+    preset, given = PRESETS[arguments.preset], vars(arguments)
+    wanted = {field.name: given[field.name] for field in fields(preset) if given[field.name] is not None}
+    preset = replace(preset, **wanted)
+    steps = {} if arguments.steps is None else {"steps": arguments.steps}
+    return [
+        Cell(
+            setting=replace(setting(task), **steps),
+            variant=variant,
+            seed=seed,
+            learning_rate=rate,
+            every=arguments.every,
+            early_stop=preset.early_stop,
+            match=(arguments.match, arguments.like) if arguments.match else None,
+        )
+        for seed in preset.seeds
+        for rate in preset.rates
+        for task in preset.tasks
+        for variant in preset.variants
+    ]
+
+
+def rows_of(path: Path) -> list[dict]:
+    """The file's rows; none where there is no file, and without a last line that was cut off."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def measured(cell) -> dict:
+    """A cell's row. What a variant refuses, it refuses with a reason, which is a result too."""
+    from benchmarks.attention.quality_cell import run
+
+    try:
+        results = run(cell)
+    except ValueError as refusal:
+        results = {"status": "unsupported", "reason": str(refusal)}
+    return {"schema": SCHEMA, "mode": "quality"} | cell.identity | results | {"environment": measure.environment()}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the cells that the file lacks, and print the table of all that it holds."""
+    flags = parser().parse_args(arguments)
+    if not flags.accelerator:
+        measure.pin(flags.core)
+    from benchmarks.attention import quality_views
+    from minilm.allocator import tune
+
+    tune()
+    try:
+        wanted = [] if flags.views is not None else cells(flags)
+    except ValueError as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    for cell in wanted:
+        identity = json.loads(json.dumps(cell.identity))
+        if any(identity.items() <= row.items() for row in rows_of(flags.out) if row.get("schema") == SCHEMA):
+            continue
+        if flags.plan:
+            print(json.dumps(identity))
+            continue
+        row = measured(cell)
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        with open(flags.out, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(quality_views.line(row), flush=True)
+    if not flags.plan:
+        print(quality_views.table(rows_of(flags.out)))
+    if flags.views:
+        quality_views.draw(rows_of(flags.out), Path(flags.views))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,206 @@
+"""One cell of the quality benchmark: a variant, a task, a seed and a learning rate, trained and measured.
+
+The optimizer is the same for all: AdamW, a cosine to nothing after a warm-up over a tenth of the steps (at most 100),
+weight decay 0.1, gradients clipped at 1. Every batch is fresh. Models that recall have no feed-forward, and logits are
+taken at the questions alone; the language model is a whole decoder.
+"""
+
+import functools
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.attention import quality_sizes
+from benchmarks.attention.quality_tasks import Setting, Text, beyond
+from minilm.config import DataConfig, OptimizerConfig
+from minilm.data.batching import Batches, evaluation_batches
+from minilm.data.preparation import prepare
+from minilm.layers.embedding import unembed
+from minilm.losses import cross_entropy
+from minilm.models import mixer_lm
+from minilm.optimizers import make_optimizer
+from minilm.training import init_state, make_evaluate, make_step
+
+SCANNED = 10  # steps that one compiled call makes
+HELD_OUT = 1 << 32  # added to a seed: fresh batches that no training seed below it meets
+QUESTIONS = 1024  # at least so many are asked at each measurement
+ENOUGH = 0.99
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All that decides a result; `match` is nothing, or what is made equal to which variant's: ("params", "mha")."""
+
+    setting: Setting
+    variant: str
+    seed: int
+    learning_rate: float
+    every: int = 50
+    early_stop: bool = True
+    match: tuple[str, str] | None = None
+
+    def __post_init__(self):
+        for name, steps in (("The number of steps", self.setting.steps), ("--every", self.every)):
+            if steps < SCANNED or steps % SCANNED:
+                raise ValueError(f"{name} is {steps}, and must be a multiple of {SCANNED}.")
+        self.config(self.variant)  # a variant that does not exist, or cannot have these sizes, is refused here
+
+    def config(self, variant: str) -> mixer_lm.Config:
+        """The model, before anything is matched."""
+        setting, data = self.setting, self.setting.data
+        return mixer_lm.Config(
+            vocab_size=data.vocab_size,
+            context_length=data.length,
+            n_layers=setting.layers,
+            n_heads=setting.heads,
+            d_model=setting.d,
+            mixer=variant,
+            feed_forward=isinstance(data, Text),
+        )
+
+    @property
+    def identity(self) -> dict:
+        """What a row begins with: a cell whose row is there already is not run again."""
+        return {
+            "task": self.setting.task,
+            "sizes": self.setting.sizes,
+            "variant": self.variant,
+            "options": quality_sizes.all_options(self.variant),
+            "match": None if self.match is None else {"what": self.match[0], "like": self.match[1]},
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+            "steps": self.setting.steps,
+            "evaluated_every": self.every,
+            "early_stop": self.early_stop,
+        }
+
+
+def run(cell: Cell) -> dict:
+    """The results of a cell: what a row holds behind its identity."""
+    config, built = built_as(cell)
+    begun = time.process_time()
+    results = learn_text(cell, config) if isinstance(cell.setting.data, Text) else learn_recall(cell, config)
+    return built | results | {"cpu_seconds": round(time.process_time() - begun, 1)}
+
+
+def built_as(cell: Cell) -> tuple[mixer_lm.Config, dict]:
+    """The model with what is to be matched matched, and its sizes."""
+    config, note = cell.config(cell.variant), None
+    if cell.match:
+        what, like = cell.match
+        field = {"params": "parameters", "state": "state_bytes"}[what]
+        target = getattr(quality_sizes.sizes(cell.config(like)), field)
+        config = quality_sizes.matched(config, what, target)
+        off = getattr(quality_sizes.sizes(config), field) / target - 1
+        note = {"target": target, "off": round(off, 4), "d": config.d_model, "mixer": config.mixer}
+    found = quality_sizes.sizes(config)
+    return config, {
+        "convolution": quality_sizes.convolutions(config.mixer, config.d_model, config.n_heads),
+        "parameters": found.parameters,
+        "state_bytes": found.state_bytes,
+        "matched": note,
+    }
+
+
+# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def question_loss(params, batch, *, config: mixer_lm.Config, key=None):
+    """Cross-entropy of the answers; only features at the questions meet the embedding."""
+    x = mixer_lm.features(params, batch.tokens, config=config)
+    x = jnp.take_along_axis(x, batch.places[..., None], axis=-2)
+    return cross_entropy(unembed(params.embedding, x), batch.targets, batch.weights)
+
+
+@functools.cache
+def compiled(loss, config: mixer_lm.Config, learning_rate: float, steps: int):
+    """The step, the optimizer and the measurement: the same functions for every seed, so compiled once."""
+    recipe = OptimizerConfig(
+        learning_rate=learning_rate, warmup_steps=min(100, math.ceil(steps / 10)), final_share=0.0, weight_decay=0.1
+    )
+    optimizer, loss = make_optimizer(recipe, steps), functools.partial(loss, config=config)
+    measure = jax.jit(lambda params, batch: loss(params, batch)[1])
+    return optimizer, make_step(loss, optimizer, seed=0), measure, make_evaluate(loss)
+
+
+def descend(cell: Cell, config, advance, optimizer, batch_at, measured=None):
+    """Train; return the parameters, and how it went. `measured(params)` is the accuracy, asked every so many steps."""
+    state, curve, step = init_state(mixer_lm.init(jax.random.key(cell.seed), config), optimizer), [], 0
+    seconds = []
+    while step < cell.setting.steps:
+        parts = [batch_at(step + i) for i in range(SCANNED)]
+        batches = jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *parts)
+        begun = time.process_time()
+        state, metrics = advance(state, batches)
+        finite = np.isfinite(np.asarray(metrics["loss"])).all()
+        seconds.append((time.process_time() - begun) / SCANNED)
+        step += SCANNED
+        if not finite:
+            reason = f"The loss was no number within {step} steps: a lower learning rate may help."
+            return state.params, {"status": "diverged", "reason": reason, "steps_run": step, "curve": curve}
+        if measured and (step % cell.every == 0 or step == cell.setting.steps):
+            curve.append([step, round(measured(state.params), 4)])
+            if cell.early_stop and curve[-1][1] >= ENOUGH:
+                break
+    cost = {"cpu_seconds_a_step": round(float(np.median(seconds)), 4)}  # the first call compiles
+    return state.params, {"status": "ok", "reason": None, "steps_run": step, "curve": curve} | cost
+
+
+def learn_recall(cell: Cell, config: mixer_lm.Config) -> dict:
+    """Accuracy at the budget, steps to 99%, and accuracy at sizes that were not trained on."""
+    data, rows = cell.setting.data, cell.setting.rows
+    optimizer, advance, measure, _ = compiled(question_loss, config, cell.learning_rate, cell.setting.steps)
+
+    def accuracy(params, data):
+        count = math.ceil(QUESTIONS / (rows * data.pairs))
+        found = [measure(params, data.batch(HELD_OUT + cell.seed, i, rows)) for i in range(count)]
+        return sum(float(m.correct_count) for m in found) / sum(float(m.token_count) for m in found)
+
+    params, went = descend(
+        cell,
+        config,
+        advance,
+        optimizer,
+        lambda step: data.batch(cell.seed, step, rows),
+        lambda params: accuracy(params, data),
+    )
+    finished = went["status"] == "ok"
+    return went | {
+        "accuracy": went["curve"][-1][1] if finished else None,
+        "steps_to_99": next((step for step, right in went["curve"] if right >= ENOUGH), None),
+        "transfer": {n: round(accuracy(params, far), 4) for n, far in beyond(data).items()} if finished else {},
+        "chance": {name: round(right, 5) for name, right in data.chance._asdict().items()},
+        "bits_per_byte": None,
+    }
+
+
+def learn_text(cell: Cell, config: mixer_lm.Config) -> dict:
+    """Bits per byte of all of the held-out text, after a fixed number of tokens."""
+    data, rows, text = cell.setting.data, cell.setting.rows, corpus(cell.setting.data)
+    optimizer, advance, _, evaluate = compiled(mixer_lm.loss, config, cell.learning_rate, cell.setting.steps)
+    params, went = descend(
+        cell, config, advance, optimizer, Batches(text.train.tokens, data.length, rows, cell.seed).batch
+    )
+    results = {"accuracy": None, "steps_to_99": None, "transfer": {}, "chance": None, "bits_per_byte": None}
+    if went["status"] == "ok":
+        nats, tokens = evaluate(params, evaluation_batches(text.validation.tokens, data.length, rows))
+        results["bits_per_byte"] = round(text.validation.bits_per_byte(nats / tokens), 4)
+    return went | results | {"tokens": cell.setting.steps * rows * data.length}
+
+
+@functools.cache
+def corpus(data: Text):
+    """The corpus, prepared once a process, in a folder that lasts as long."""
+    wanted = DataConfig(corpus=data.corpus, tokenizer=data.tokenizer, vocab_size=data.vocab_size)
+    return prepare(wanted, Path(_folder().name) / f"{len(list(Path(_folder().name).iterdir()))}")
+
+
+@functools.cache
+def _folder():
+    return tempfile.TemporaryDirectory()

@@ -1,0 +1,180 @@
+"""Views of the quality benchmark's rows: the line of a cell, the table, and the two headline plots."""
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from benchmarks import measure
+
+FEW = 3  # seeds, and learning rates, below which nothing is ranked
+DECODED_AT = 4096  # the context at which the language models' plot reads the time of a token
+
+
+def line(row: dict) -> str:
+    """One cell, as it is printed when it is done."""
+    name = f"{row['task']} {_sizes(row)} {row['variant']} seed {row['seed']} rate {row['learning_rate']:g}"
+    if row["status"] != "ok":
+        return f"{name}: {row['status']}. {row['reason']}"
+    reached = f", 99% at {row['steps_to_99']}" if row["steps_to_99"] else ""
+    transfer = "".join(f", {name} {right:.3f}" for name, right in row["transfer"].items())
+    found = f"{row['bits_per_byte']:.3f} bits per byte" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
+    return f"{name}: {found} after {row['steps_run']} steps{reached}{transfer}; {row['cpu_seconds']} CPU s"
+
+
+def best(rows: list[dict]) -> list[dict]:
+    """One record for each task and variant: its seeds at the learning rate that is best on average over them."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        alike = ("task", "sizes", "variant", "options", "match", "steps")
+        groups[json.dumps([row[name] for name in alike])][row["learning_rate"]].append(row)
+    found = []
+    for rates in groups.values():
+        usable = {rate: cells for rate, cells in rates.items() if all(cell["status"] == "ok" for cell in cells)}
+        if not usable:
+            found.append({"row": next(iter(rates.values()))[0], "seeds": [], "rates": len(rates)})
+            continue
+        rate = max(usable, key=lambda rate: statistics.mean(map(score, usable[rate])))
+        found.append({"row": usable[rate][0], "seeds": usable[rate], "rates": len(rates)})
+    return found
+
+
+def score(row: dict) -> float:
+    """More is better: accuracy, or fewer bits."""
+    return -row["bits_per_byte"] if row["accuracy"] is None else row["accuracy"]
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: for each task its chance lines, and a line for each variant, the best first."""
+    tasks = defaultdict(list)
+    for record in best(rows):
+        row = record["row"]
+        tasks[f"{row['task']}, {_sizes(row)}, {row['steps']} steps{_match(row)}"].append(record)
+    return "\n\n".join(_task(title, records) for title, records in tasks.items())
+
+
+def _task(title, records):
+    ranked = sorted(records, key=lambda r: -statistics.mean(map(score, r["seeds"])) if r["seeds"] else 9e9)
+    done = [record["row"] for record in ranked if record["seeds"]]
+    text = [f"**{title}**"]
+    if done and done[0]["chance"]:
+        token, value = (done[0]["chance"][name] for name in ("token", "value"))
+        text.append(f"Chance: any token {token:.3f}; knows the values and not the binding {value:.3f}.")
+    if min(min(len(r["seeds"]) for r in ranked), min(r["rates"] for r in ranked)) < FEW:
+        text.append(f"Fewer than {FEW} seeds or learning rates: this sizes the task, and ranks nothing.")
+    far = list(done[0]["transfer"]) if done else []
+    measure_of = "bits per byte" if done and done[0]["accuracy"] is None else "accuracy"
+    head = ["variant", "convolution", measure_of, "seeds", "99% at step", *far, "rate", "parameters", "state bytes"]
+    lines = [[*head, "CPU s a step"], ["---"] * (len(head) + 1)]
+    for record in ranked:
+        row, seeds = record["row"], record["seeds"]
+        if not seeds:
+            lines.append([row["variant"], f"{row['status']}: {row['reason']}"] + [""] * (len(head) - 1))
+            continue
+        lines.append(
+            [
+                row["variant"] if not row["matched"] else f"{row['variant']} ({_how_near(row)})",
+                row["convolution"],
+                _spread([abs(score(cell)) for cell in seeds]),
+                str(len(seeds)),
+                ", ".join(str(cell["steps_to_99"] or "—") for cell in seeds),
+                *(_spread([cell["transfer"][name] for cell in seeds]) for name in far),
+                f"{row['learning_rate']:g}",
+                f"{row['parameters']:,}",
+                f"{row['state_bytes']:,}",
+                f"{statistics.median(cell['cpu_seconds_a_step'] for cell in seeds):.3f}",
+            ]
+        )
+    return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)])
+
+
+def draw(rows: list[dict], folder: Path) -> list[Path]:
+    """Both headline plots into the folder, or a sentence on why there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records, drawn = [record for record in best(rows) if record["seeds"]], []
+    recalled = [record for record in records if record["row"]["accuracy"] is not None]
+    read = [record for record in records if record["row"]["accuracy"] is None]
+    if recalled:
+        drawn.append(_draw_recall(recalled, folder / "accuracy_by_state.png"))
+    else:
+        print("There is no task of recall in this file: accuracy against state bytes is not drawn.")
+    times = decode_times()
+    timed = [(record, times[record["row"]["variant"]]) for record in read if record["row"]["variant"] in times]
+    if timed:
+        drawn.append(_draw_text(timed, folder / "bits_by_decode_time.png"))
+    else:
+        lacking = "cells of lm" if not read else f"times of decoding at {DECODED_AT} for its variants"
+        print(f"There are no {lacking}: bits per byte against decode time is not drawn.")
+    return drawn
+
+
+def decode_times(path: Path = measure.RESULTS / "attention_decode.jsonl") -> dict[str, float]:
+    """Milliseconds of a decoded token at a long context, by variant, of the decode benchmark's file where it is."""
+    found = {}
+    for text in path.read_text().splitlines() if path.exists() else []:
+        row = json.loads(text)
+        if row.get("mode") == "decode" and row.get("status") == "ok" and DECODED_AT in (row.get("S"), row.get("T")):
+            found[row["variant"]] = row["time"]["median_ms"]
+    return found
+
+
+def _draw_recall(records, path):
+    tasks = defaultdict(list)
+    for record in records:
+        tasks[f"{record['row']['task']}, {_sizes(record['row'])}{_match(record['row'])}"].append(record)
+    figure = _figure(len(tasks))
+    for axes, (title, group) in zip(figure.axes, tasks.items(), strict=True):
+        for record in group:
+            right = [cell["accuracy"] for cell in record["seeds"]]
+            _point(axes, record["row"]["state_bytes"], right, record["row"]["variant"])
+        chance = group[0]["row"]["chance"]
+        axes.axhline(chance["value"], ls="--", lw=0.8, color="gray", label="knows the values, not the binding")
+        axes.axhline(chance["token"], ls=":", lw=0.8, color="gray", label="any token")
+        axes.set(xscale="log", xlabel="bytes of state", ylabel="accuracy", ylim=(0, 1.05), title=title)
+        axes.legend(fontsize=7)
+    figure.savefig(path)
+    return path
+
+
+def _draw_text(timed, path):
+    figure = _figure(1)
+    (axes,) = figure.axes
+    for record, milliseconds in timed:
+        _point(axes, milliseconds, [cell["bits_per_byte"] for cell in record["seeds"]], record["row"]["variant"])
+    axes.set(xscale="log", xlabel=f"ms a token at a context of {DECODED_AT}", ylabel="bits per byte")
+    figure.savefig(path)
+    return path
+
+
+def _figure(panels):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and no screen is needed
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7 * panels, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.subplots(1, panels)
+    return figure
+
+
+def _point(axes, x, values, name):
+    mean = statistics.mean(values)
+    axes.errorbar([x], [mean], [[mean - min(values)], [max(values) - mean]], marker="o", capsize=3)
+    axes.annotate(name, (x, mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
+
+
+def _sizes(row):
+    known = {"vocab_size": "V", "length": "T", "pairs": "K", "d": "d", "heads": "heads ", "layers": "layers "}
+    return " ".join(f"{letter}{row['sizes'][name]}" for name, letter in known.items() if name in row["sizes"])
+
+
+def _match(row):
+    return f", {row['match']['what']} as {row['match']['like']}" if row["match"] else ""
+
+
+def _how_near(row):
+    return f"{row['matched']['mixer']}, d {row['matched']['d']}, {100 * row['matched']['off']:+.1f}%"
+
+
+def _spread(values):
+    mean, low, high = statistics.mean(values), min(values), max(values)
+    return f"{mean:.3f}" if low == high else f"{mean:.3f} ({low:.3f}–{high:.3f})"

@@ -43,9 +43,12 @@ def with_convolution(names) -> tuple[str, ...]:
 
 
 def papers() -> tuple[str, ...]:
-    """The grids of Zoology (MQAR), MAD (selective copying) and Mamba (induction), with the rows they see in all."""
+    """The grids of Zoology (MQAR), MAD (selective copying) and Mamba (induction), with the rows they see in all.
+
+    Two heads where Zoology has one, for some variants need two.
+    """
     recall = [
-        f"mqar:vocab_size=8192,length={t},pairs={k},rows={rows},d={d},heads=1,steps={6_400_000 // rows // 10 * 10}"
+        f"mqar:vocab_size=8192,length={t},pairs={k},rows={rows},d={d},steps={6_400_000 // rows // 10 * 10}"
         for t, k, rows in [(64, 4, 512), (128, 8, 512), (256, 16, 256), (512, 64, 128)]
         for d in (64, 128, 256, 512)
     ]
@@ -137,6 +140,14 @@ def rows_of(path: Path) -> list[dict]:
     return found
 
 
+def append(row: dict, path: Path) -> None:
+    """Add a row behind what is there; what a killed run left half-written stays a line of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = path.read_text() if path.exists() else ""
+    with open(path, "a") as file:
+        file.write(("\n" if there and not there.endswith("\n") else "") + json.dumps(row) + "\n")
+
+
 def measured(cell) -> dict:
     """A cell's row. What a variant refuses, it refuses with a reason, which is a result too."""
     from benchmarks.attention.quality_cell import run
@@ -170,9 +181,7 @@ def main(arguments: list[str]) -> int:
             print(json.dumps(identity))
             continue
         row = measured(cell)
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        with open(flags.out, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(row, flags.out)
         print(quality_views.line(row), flush=True)
     if not flags.plan:
         print(quality_views.table(rows_of(flags.out)))

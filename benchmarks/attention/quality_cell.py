@@ -1,8 +1,8 @@
 """One cell of the quality benchmark: a variant, a task, a seed and a learning rate, trained and measured.
 
-The optimizer is the same for all: AdamW, a cosine to nothing after a warm-up over a tenth of the steps (at most 100),
-weight decay 0.1, gradients clipped at 1. Every batch is fresh. Models that recall have no feed-forward, and logits are
-taken at the questions alone; the language model is a whole decoder.
+Optimizer and embedding are the same for all: AdamW, a cosine to nothing after a warm-up over a tenth of the steps (at
+most 100), weight decay 0.1, gradients clipped at 1. Every batch is fresh. Models that recall have no feed-forward, and
+logits are taken at the questions alone; the language model is a whole decoder.
 """
 
 import functools
@@ -21,7 +21,7 @@ from benchmarks.attention.quality_tasks import Setting, Text, beyond
 from minilm.config import DataConfig, OptimizerConfig
 from minilm.data.batching import Batches, evaluation_batches
 from minilm.data.preparation import prepare
-from minilm.layers.embedding import unembed
+from minilm.layers.embedding import init_embedding, unembed
 from minilm.losses import cross_entropy
 from minilm.models import mixer_lm
 from minilm.optimizers import make_optimizer
@@ -129,10 +129,17 @@ def compiled(loss, config: mixer_lm.Config, learning_rate: float, steps: int):
     return optimizer, make_step(loss, optimizer, seed=0), measure, make_evaluate(loss)
 
 
+def begin(cell: Cell, config: mixer_lm.Config):
+    """The model's own initial parameters, with an embedding as large as the setting says."""
+    key, d = jax.random.key(cell.seed), config.d_model
+    deviation = cell.setting.embedding / math.sqrt(d)
+    embedding = init_embedding(jax.random.fold_in(key, 1), config.vocab_size, d, deviation=deviation)
+    return mixer_lm.init(key, config)._replace(embedding=embedding)
+
+
 def descend(cell: Cell, config, advance, optimizer, batch_at, measured=None):
     """Train; return the parameters, and how it went. `measured(params)` is the accuracy, asked every so many steps."""
-    state, curve, step = init_state(mixer_lm.init(jax.random.key(cell.seed), config), optimizer), [], 0
-    seconds = []
+    state, curve, seconds, step = init_state(begin(cell, config), optimizer), [], [], 0
     while step < cell.setting.steps:
         parts = [batch_at(step + i) for i in range(SCANNED)]
         batches = jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *parts)

@@ -65,6 +65,7 @@ def convolutions(text: str, d: int, heads: int) -> str:
     return " + ".join(found) or "none"
 
 
+@functools.cache
 def sizes(config: mixer_lm.Config) -> Sizes:
     """Parameters, and bytes of the state after a text of the config's context length, in float32.
 
@@ -99,7 +100,7 @@ def reach(text: str, d: int, heads: int, length: int) -> int:
     change = max(jnp.abs(last(x.at[0].set(first)) - last(x)).max() for first in loud)
     if change > NOTICED * jnp.abs(last(x)).max():
         return length
-    gradient = jax.grad(lambda x: last(x) @ jnp.linspace(1, 2, d))(x)
+    gradient = jax.jit(jax.grad(lambda x: last(x) @ jnp.linspace(1, 2, d)))(x)
     return length - int((gradient != 0).any(-1).argmax())
 
 

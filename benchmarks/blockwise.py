@@ -1,6 +1,6 @@
 """How fast is attention in tiles beside PyTorch's, and how much memory does it need?
 
-    python -m benchmarks.attention            about two minutes; results in benchmarks/results/attention.json
+    python -m benchmarks.blockwise            about two minutes; results in benchmarks/results/blockwise.json
 
 Causal, 8 heads of 64, batch 1, float32, one thread. No time is taken of an output that differs from PyTorch's.
 Memory is what the compiled function uses: temporaries + arguments + results − what it overwrites. PyTorch does not say.
@@ -26,7 +26,7 @@ def main():
         for length, rounds in LENGTHS.items():
             for backward in (False, True):
                 rows += measured(length, rounds, backward, tuned)
-    measure.write("attention", rows, "python -m benchmarks.attention")
+    measure.write("blockwise", rows, "python -m benchmarks.blockwise")
 
 
 def measured(length, rounds, backward, tuned):

@@ -145,7 +145,9 @@ def bench(arguments: list[str]) -> int | None:
             "The benchmarks are scripts of the repository, which the installed package leaves out: "
             "clone it, and run this command there."
         )
-    scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if '__name__ == "__main__"' in path.read_text()}
+    files = [path for path in folder.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    packages = {path.parent.name: path for path in folder.glob("*/__main__.py")}
+    scripts = dict(sorted(({path.stem: path for path in files} | packages).items()))
     if not arguments:
         for name, path in scripts.items():
             print(f"{name:22}{path.read_text().strip().splitlines()[0].strip(chr(34))}")
@@ -156,7 +158,10 @@ def bench(arguments: list[str]) -> int | None:
     name, *rest = arguments
     if name not in scripts:
         raise UsageError(f"There is no benchmark {name!r}{nearest(name, scripts)}; there are {', '.join(scripts)}.")
-    return subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *rest], cwd=folder.parent).returncode
+    # It runs where the user stands, so that paths mean what they say; -P, so that no file there passes for a module.
+    paths = [str(folder.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.run([sys.executable, "-P", "-m", f"benchmarks.{name}", *rest], env=environment).returncode
 
 
 def info(arguments: list[str]) -> int | None:

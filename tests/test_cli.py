@@ -131,7 +131,9 @@ def test_no_command_shows_what_there_is(capsys):
 
 def test_benchmarks_are_listed_with_their_question(capsys):
     assert cli.main(["bench"]) == 0
-    assert re.search(r"training_step +How fast is a training step", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"training_step +How fast is a training step", shown)
+    assert re.search(r"attention +Which attention", shown), "a package with a __main__ is a benchmark too"
 
 
 # ── before there is a run ────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal, SlidingWindow
-from minilm.layers.attention.multi_head import multi_head
 from minilm.layers.attention.native_sparse import (
     compress,
     init_compress,

@@ -4,7 +4,6 @@ import difflib
 import functools
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass

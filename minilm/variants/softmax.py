@@ -169,7 +169,7 @@ def mla(d, heads, latent=0, rotary=0):
     The vector is half as wide as the model, and the rotary key beside it as half a head, unless given.
     """
     sizes = heads_of(d, heads)
-    return latent_mixer(**sizes, latent=latent or d // 2, rotary=rotary or sizes["k"] // 2)
+    return latent_mixer(Causal(), **sizes, latent=latent or d // 2, rotary=rotary or sizes["k"] // 2)
 
 
 @variant("softmax", paper="arXiv:2410.05258")
@@ -182,4 +182,4 @@ def differential(d, heads, depth=1):
 @variant("softmax", paper="arXiv:2503.02130")
 def forgetting(d, heads):
     """Forgetting attention: a score fades by the gates of all tokens between; there are no positions beside them."""
-    return forgetting_mixer(**heads_of(d, heads), bias=False)
+    return forgetting_mixer(Causal(), **heads_of(d, heads), bias=False)

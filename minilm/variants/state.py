@@ -1,6 +1,7 @@
 """Attention as a recurrence: what is read goes into a state of fixed size, and each row is another way to write it."""
 
 from minilm.layers.linear_attention.delta_net import delta_mixer, gated_delta_mixer
+from minilm.layers.linear_attention.feature_maps import elu_plus_one
 from minilm.layers.linear_attention.gated import gated_linear_mixer
 from minilm.layers.linear_attention.linear import based_mixer, linear_mixer, performer_mixer
 from minilm.layers.linear_attention.mamba import mamba2_mixer
@@ -12,7 +13,7 @@ from minilm.variants.table import heads_of, variant
 @variant("state", paper="arXiv:2006.16236")
 def linear(d, heads, chunk=64):
     """Linear attention: elu(x) + 1 of queries and keys instead of the exponential of their product."""
-    return linear_mixer(**state_heads(d, heads), chunk=chunk)
+    return linear_mixer(elu_plus_one, **state_heads(d, heads), chunk=chunk)
 
 
 @variant("state", paper="arXiv:2402.18668")

@@ -1,6 +1,6 @@
 """Mamba-2: a fading state whose gate, key and query are read from the input, after a short convolution."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def discretize(rate: Float[Array, " g"], step: Float[Array, "g t"]) -> Float[Arr
 def init_mamba2(key, d: int, *, g: int, k: int, v: int, width: int = 4, dtype=jnp.float32) -> Mamba2Params:
     """Weights N(0, 1/fan_in); rates of decay uniform in 1 to 16, steps log-uniform in 0.001 to 0.1, as in the paper."""
     names = ("w_x", "w_b", "w_c", "w_step", "w_gate", "w_o", "rate", "step", "convolution")
-    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    keys: dict[str, Any] = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     shapes = {"w_x": (d, g, v), "w_b": (d, k), "w_c": (d, k), "w_step": (d, g), "w_gate": (d, g, v), "w_o": (g, v, d)}
     fans = {"w_o": g * v}
     step = jnp.exp(jax.random.uniform(keys["step"], (g,), dtype, jnp.log(1e-3), jnp.log(1e-1)))

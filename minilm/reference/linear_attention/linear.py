@@ -9,15 +9,15 @@ def linear_attention(state, q, k, v, *, chunk=64):
     n[t, j] = sum_i q[t, i] state[i, j] + sum_s (q[t] . k[s]) v[s, j],
     z[t]    = sum_i q[t, i] state[i, last] + sum_s q[t] . k[s].
     """
-    n, z, after = np.zeros(v.shape), np.zeros(q.shape[:2]), np.array(state, float)
+    n, z, o, after = np.zeros(v.shape), np.zeros(q.shape[:2]), np.zeros(v.shape), np.array(state, float)
     for g, t in np.ndindex(z.shape):
         n[g, t], z[g, t] = q[g, t] @ state[g, :, :-1], q[g, t] @ state[g, :, -1]
         for s in range(t + 1):
             w = sum(a * b for a, b in zip(q[g, t], k[g, s], strict=True))
             n[g, t] += w * v[g, s]
             z[g, t] += w
+        o[g, t] = n[g, t] / z[g, t] if z[g, t] != 0 else 0.0
         after[g] += np.outer(k[g, t], [*v[g, t], 1.0])
-    o = np.array([[a / b if b != 0 else 0 * a for a, b in zip(*rows, strict=True)] for rows in zip(n, z, strict=True)])
     return (after, o), (state, q, k, v, z, o)
 
 

@@ -28,6 +28,11 @@ nnx = pytest.importorskip("flax.nnx")
 B, T, S, HEADS, WIDTH, D = 2, 5, 7, 3, 4, 6
 
 
+def each(cases, slow):
+    """Cases by name, those that others nearly cover being slow."""
+    return [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in slow)) for name, case in cases.items()]
+
+
 def drawn(*shapes, dtype=jnp.float64, seed=0):
     rng = np.random.default_rng(seed)
     return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
@@ -71,7 +76,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("mask", each(MASKS, {"none", "shared"}))
 def test_in_linen_dense_attention_is_flaxs_own(mask):
     (x,) = drawn((B, T, D))
     variables = linen_variables(x)
@@ -133,7 +138,7 @@ def test_in_linen_cross_attention_is_flaxs_own():
     assert_close(ours, linen().apply(variables, x, memory, mask=mask), FORMULA)
 
 
-@pytest.mark.parametrize("mask", [None, a_mask(B, HEADS, T, T)], ids=["none", "each head"])
+@pytest.mark.parametrize("mask", each({"none": None, "each head": MASKS["each head"]}, {"none"}))
 def test_in_nnx_dense_attention_is_flaxs_own(mask):
     """To float32's precision: nnx calls jax.nn's function, whose softmax is never more exact."""
 
@@ -150,7 +155,7 @@ def test_in_nnx_dense_attention_is_flaxs_own(mask):
     assert_same_function(*functions, (state, x), LAYER, jnp.float32)
 
 
-@pytest.mark.parametrize("leading", [(), (2,), (2, 3)], ids=["one", "batch", "batches"])
+@pytest.mark.parametrize("leading", each({"one": (), "batch": (2,), "batches": (2, 3)}, {"batch"}))
 def test_flax_attention_takes_what_flaxs_function_takes(leading):
     q, k, v, bias = drawn((*leading, T, HEADS, 4), (*leading, S, HEADS, 4), (*leading, S, HEADS, 2), (HEADS, T, S))
     mask, ours = a_mask(T, S), flax_attention(Dense(Everything()))
@@ -226,7 +231,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("options", each(OPTIONS, {"plain", "mask", "causal", "window", "lengths", "xla"}))
 def test_it_is_jax_nns_function_and_its_gradient_is(options):
     arrays = drawn((B, T, 6, 4), (B, S, 2, 4), (B, S, 2, 4), (1, 6, T, S), dtype=jnp.float32)
     options = {k: v.astype(jnp.int32) if "lengths" in k else v for k, v in options.items()}
@@ -241,7 +246,7 @@ def test_it_is_jax_nns_function_and_its_gradient_is(options):
     assert_same_function(ours, theirs, arrays, LAYER, jnp.float32)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("groups", each({"1": 1, "2": 2, "6": 6}, {"1", "6"}))
 def test_it_is_jax_nns_function_for_one_sequence_and_any_groups(groups):
     q, k, v, bias = drawn((T, 6, 4), (S, groups, 4), (S, groups, 4), (6, T, S), dtype=jnp.float32)
     for options in (

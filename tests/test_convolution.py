@@ -20,7 +20,7 @@ from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
 
 WIDTH, D, T = 4, 3, 11
-few = settings(max_examples=10)
+few = settings(max_examples=6)
 
 
 def drawn(seed, width=WIDTH):
@@ -48,7 +48,7 @@ def test_a_weight_alone_shifts_by_its_place(seed):
 
 
 @few
-@given(seed=seeds, cut=st.integers(0, T))
+@given(seed=seeds, cut=st.sampled_from([0, 2, 7, T]))
 def test_what_was_read_in_two_pieces_was_read(seed, cut):
     w, state, x = drawn(seed)
     real = jnp.asarray(np.random.default_rng(seed).random(T) < 0.7)

@@ -16,7 +16,7 @@ from tests.tolerances import FORMULA, MODEL, assert_close
 
 G, T, K, V = 2, 19, 3, 5
 correlations = pytest.mark.parametrize("correlation", [0.0, 0.5, 0.99, 1.0])
-few = settings(max_examples=10)
+few = settings(max_examples=5)
 
 
 def drawn(seed, correlation=0.5, g=G, t=T, k=K, v=V):
@@ -68,7 +68,7 @@ def test_forward_substitution_keeps_single_precision_where_repeated_squaring_has
 
 
 @few
-@given(seed=seeds, cut=st.integers(1, T - 1))
+@given(seed=seeds, cut=st.sampled_from([1, 6, 16]))
 def test_what_was_read_in_two_pieces_was_read(seed, cut):
     state, *arguments = drawn(seed)
     middle, first = delta_chunked(state, *(x[:, :cut] for x in arguments), chunk=4)

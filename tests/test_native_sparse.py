@@ -29,7 +29,7 @@ SIZES = {
     "n": 4,
     "width": 3,
 }  # of five blocks the last queries choose one beside the fixed three
-few = settings(max_examples=5)
+few = settings(max_examples=3)
 
 
 def draw(seed, t=T):

@@ -21,7 +21,7 @@ MIXER = streaming_mixer(g=2, r=3, k=4, v=1, sinks=SINKS, window=WINDOW, theta=10
 PARAMS = jax.tree.map(
     lambda w: jnp.asarray(np.random.default_rng(0).standard_normal(w.shape)), MIXER.init(jax.random.key(0), D)
 )
-few = settings(max_examples=10)
+few = settings(max_examples=5)
 whole, step = jax.jit(MIXER.apply), jax.jit(MIXER.step)
 
 

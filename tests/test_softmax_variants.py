@@ -13,6 +13,7 @@ from minilm.layers.attention.blockwise import blockwise_attention
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal
 from minilm.layers.attention.qk_norm import NormalizedHeads, cosine_attention, init_qk_norm, init_temperature
+from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.sigmoid import init_shift, sigmoid_attention
 from minilm.layers.attention.sinks import init_sink, sink_attention
 from minilm.layers.attention.soft_cap import soft_capped_attention
@@ -271,8 +272,8 @@ def test_norms_around_a_rotation_are_what_the_modern_decoder_has(key):
     def turned(q, k, v, query, key):
         return Dense(Causal())(rotary(q, query.position), rotary(k, key.position), v, query, key)
 
-    expected = Rotated(Dense(Causal()), *norms)(q, k, v, query, places)
-    assert_close(NormalizedHeads(turned, *norms)(q, k, v, query, places), expected, FORMULA)
+    expected = turned(rms_norm(norms[0], q), rms_norm(norms[1], k), v, query, places)
+    assert_close(NormalizedHeads(Rotary(Dense(Causal())), *norms)(q, k, v, query, places), expected, FORMULA)
 
 
 def test_what_is_learned_begins_where_it_should():

@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ def read(text: str) -> tuple[Variant, dict]:
 
 def _imported(place):
     module, _, function = place.partition(":")
+    sys.path.insert(0, here := os.getcwd())  # a file beside whoever calls is found, as by `python -m`
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

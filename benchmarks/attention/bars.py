@@ -1,0 +1,68 @@
+"""What was promised, and whether it holds: ratios between rows of `ops`, each with its bar."""
+
+from typing import NamedTuple
+
+from benchmarks.attention import scaling, views
+
+
+class Bar(NamedTuple):
+    """A claim on figure(first) / figure(second) at a length."""
+
+    claim: str
+    first: str
+    second: str
+    length: int
+    figure: str  # time or memory
+    limit: float
+    at_least: bool = False
+
+
+MODES = {"fwd": "forward", "fwdbwd": "forward and backward"}
+WINDOWED = "blockwise:window=256"
+BARS = (
+    Bar("chunked SSD takes at most 3 × the time of blockwise softmax", "ssd", "blockwise", 2048, "time", 3),
+    Bar("chunked DeltaNet takes at most 3 × the time of blockwise softmax", "delta", "blockwise", 2048, "time", 3),
+    Bar("blockwise is at least 6 × as fast as jax.nn", "jax-nn", "blockwise", 2048, "time", 6, at_least=True),
+    Bar("blockwise needs at most 1/20 of jax.nn's memory", "blockwise", "jax-nn", 2048, "memory", 1 / 20),
+    Bar("a window of 256, blockwise, is 8 × as fast as dense", "dense:window=256", WINDOWED, 8192, "time", 8, True),
+)
+LINEAR = 1.15  # the exponent up to which a time counts as linear in the length
+CROSSINGS = (("ssd", "blockwise"), ("delta", "blockwise"), ("ssd", "dense"), ("delta", "dense"))
+
+
+def judged(rows: list[dict]) -> list[tuple[str, str, str, str]]:
+    """(claim, mode, measured, verdict) for each bar whose rows are there."""
+    found = []
+    for (benchmark, kind, mode, dtype), candidates in views.groups(rows).items():
+        if (benchmark, kind, dtype) != ("ops", "core", "float32"):
+            continue
+        for bar in BARS:
+            if bar.length in candidates.get(bar.first, {}) and bar.length in candidates.get(bar.second, {}):
+                first, second = (candidates[name][bar.length] for name in (bar.first, bar.second))
+                figure = views.seconds if bar.figure == "time" else views.space
+                ratio = figure(first) / figure(second)
+                holds = ratio >= bar.limit if bar.at_least else ratio <= bar.limit
+                shown = f"{ratio:.2f} ×" if ratio > 0.2 else f"1/{1 / ratio:.1f}"
+                found.append((f"{bar.claim}, {bar.length:,} tokens", MODES[mode], shown, _verdict(holds)))
+        found += [(*line[:1], MODES[mode], *line[1:]) for line in _grown(candidates)]
+    return found
+
+
+def _grown(candidates):
+    windowed = candidates.get(WINDOWED, {})
+    if len(windowed) > 1:
+        lengths = sorted(windowed)
+        p = scaling.exponent(lengths, [views.seconds(windowed[t]) for t in lengths])
+        claim = f"a window of 256, blockwise, costs time linear in T, {lengths[0]:,} to {lengths[-1]:,} tokens"
+        yield claim, f"T^{p:.2f}", _verdict(p <= LINEAR)
+    for first, second in CROSSINGS:
+        times = [{t: views.seconds(r) for t, r in candidates.get(name, {}).items()} for name in (first, second)]
+        crossing = scaling.crossing(*times)
+        if crossing:
+            length, reached = crossing
+            before = "T ≤" if length == min(times[0]) else "T =" if reached else "T ≈"
+            yield f"{first} passes {second}", f"{before} {length:,.0f}", "measured" if reached else "extrapolated"
+
+
+def _verdict(holds):
+    return "holds" if holds else "**does not hold**"

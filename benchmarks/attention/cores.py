@@ -1,0 +1,254 @@
+"""The cores by name: attention between heads that are given, each beside the shortest definition of the same.
+
+A core is a function of heads and their width to a `Candidate`, under `@core`; its docstring is what the table says of
+it, and what else it takes are the options behind the colon: `blockwise:window=256`.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.attention import cost
+from benchmarks.attention.candidates import Candidate, Spec, everywhere
+from minilm.flags import UsageError, nearest
+from minilm.layers.attention.blockwise import Blockwise
+from minilm.layers.attention.core import Dense
+from minilm.layers.attention.masks import Causal, Rule, SlidingWindow
+from minilm.layers.linear_attention.decay import decay_chunked, decay_parallel
+from minilm.layers.linear_attention.delta import delta_chunked, delta_parallel
+from minilm.layers.linear_attention.feature_maps import elu_plus_one
+from minilm.layers.linear_attention.gated import gated_chunked, gated_parallel
+from minilm.layers.linear_attention.linear import linear_attention
+from minilm.shapes import Tokens
+
+CORES: dict[str, Callable[..., Candidate]] = {}
+
+
+def core(build):
+    """A row of the table, `_` read as `-`."""
+    CORES[build.__name__.replace("_", "-")] = build
+    return build
+
+
+def about(build) -> str:
+    """What the table says of a core."""
+    return (inspect.getdoc(build) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def options_of(build) -> dict[str, int]:
+    """What a core can be told, with the defaults."""
+    return {p.name: p.default for p in [*inspect.signature(build).parameters.values()][2:]}
+
+
+def make(text: str, heads: int, width: int) -> Candidate:
+    """The core of a name with its options, for heads of a width; or a `UsageError`."""
+    name, _, rest = text.partition(":")
+    if name not in CORES:
+        raise UsageError(f"There is no core {name!r}{nearest(name, CORES)}; there are {', '.join(CORES)}.")
+    known, options = options_of(CORES[name]), {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known or not value.isdecimal():
+            given = f"give name=number, of {', '.join(known)}" if known else "it takes none"
+            raise UsageError(f"The core {name} has no option {part!r}: {given}.")
+        options[key] = int(value)
+    made = CORES[name](heads, width, **options)
+    return made if text == name else Candidate(**{**vars(made), "name": text})
+
+
+# ── softmax ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rule_of(window: int) -> Rule:
+    """Causal, and within a window where one is given."""
+    return Causal() & SlidingWindow(window) if window else Causal()
+
+
+def softmax(name, function, heads, width, window, *, backend="minilm", tiles=0, supports=everywhere) -> Candidate:
+    """Causal attention by `function(q, k, v)`, heads first; its definition is `Dense` of the rule."""
+    rule = rule_of(window)
+    return Candidate(
+        name=name,
+        kind="core",
+        about=about(CORES[name]),
+        backend=backend,
+        inputs=lambda drawn, length: tuple(np.moveaxis(drawn(length, heads, width), 0, 1) for _ in range(3)),
+        function=function,
+        definition=attending(Dense(rule)),
+        useful=lambda length: 2 * heads * 2 * width * cost.pairs(rule, length),
+        turns=lambda length: cost.mean_tiles(rule, length, tiles) if tiles else None,
+        supports=supports,
+    )
+
+
+def attending(attend):
+    """An `attend` of minilm on heads `(g, t, k)`."""
+
+    def function(q, k, v):
+        where = Tokens.arange(q.shape[1])
+        return attend(q[:, None], k, v, where, where)[:, 0]
+
+    return function
+
+
+@core
+def dense(heads, width, window=0):
+    """Softmax attention that holds every score, masked or not."""
+    return softmax("dense", attending(Dense(rule_of(window))), heads, width, window)
+
+
+@core
+def blockwise(heads, width, window=0, block=128):
+    """The same in tiles, of which those outside of the mask are never visited (flash attention in plain JAX)."""
+    attend = Blockwise(rule_of(window), None, block, block)
+    return softmax("blockwise", attending(attend), heads, width, window, tiles=block)
+
+
+def _jax_nn(implementation, window, q, k, v):
+    q, k, v = (jnp.moveaxis(x, 0, 1) for x in (q, k, v))
+    inside = {"local_window_size": (window - 1, 0)} if window else {}
+    o = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation, **inside)
+    return jnp.moveaxis(o, 1, 0)
+
+
+@core
+def jax_nn(heads, width, window=0):
+    """`jax.nn.dot_product_attention` as XLA compiles it."""
+    return softmax("jax-nn", partial(_jax_nn, "xla", window), heads, width, window, backend="jax.nn xla")
+
+
+@core
+def jax_cudnn(heads, width, window=0):
+    """`jax.nn.dot_product_attention` by cuDNN, on NVIDIA's GPUs."""
+
+    def supports(spec: Spec):
+        if spec.platform != "gpu":
+            return f"cuDNN computes on NVIDIA GPUs, and this process on {spec.platform}."
+        if spec.dtype == "float32":
+            return "cuDNN takes float16 and bfloat16 alone."
+        return f"cuDNN takes heads whose width divides by 8, up to 128, and not {width}." * (width % 8 or width > 128)
+
+    function = partial(_jax_nn, "cudnn", window)
+    return softmax("jax-cudnn", function, heads, width, window, backend="jax.nn cudnn", supports=supports)
+
+
+@core
+def jax_triton(heads, width):
+    """JAX's own Pallas kernel for GPUs, through Triton."""
+
+    def function(q, k, v):
+        from jax.experimental.pallas.ops.gpu.attention import mha
+
+        q, k, v = (jnp.moveaxis(x, 0, 1)[None] for x in (q, k, v))
+        return jnp.moveaxis(mha(q, k, v, None, sm_scale=width**-0.5, causal=True)[0], 1, 0)
+
+    def supports(spec: Spec):
+        return None if spec.platform == "gpu" else f"Triton compiles for GPUs, and this process computes on {spec[2]}."
+
+    return softmax("jax-triton", function, heads, width, 0, backend="pallas triton", supports=supports)
+
+
+@core
+def jax_flash(heads, width):
+    """JAX's own Pallas kernel for TPUs."""
+
+    def function(q, k, v):
+        from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
+
+        return flash_attention(q[None], k[None], v[None], causal=True, sm_scale=width**-0.5)[0]
+
+    def supports(spec: Spec):
+        return None if spec.platform == "tpu" else f"Mosaic compiles for TPUs, and this process computes on {spec[2]}."
+
+    return softmax("jax-flash", function, heads, width, 0, backend="pallas tpu", supports=supports)
+
+
+# ── states ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def state(name, inputs, function, definition, heads, useful, **more) -> Candidate:
+    """A recurrence from an empty state; `inputs` makes its arguments of what `heads_first` draws."""
+    return Candidate(
+        name=name,
+        kind="core",
+        about=about(CORES[name]),
+        backend="minilm",
+        inputs=lambda drawn, length: inputs(lambda *last: np.moveaxis(drawn(length, heads, *last), 0, 1)),
+        function=function,
+        definition=definition,
+        useful=lambda length: heads * length * useful,
+        turns=lambda length: None,
+        **more,
+    )
+
+
+def from_nothing(chunked, chunk):
+    """A chunked form from the empty state, its state left aside."""
+
+    def function(q, k, v, *gates):
+        empty = jnp.zeros((q.shape[0], k.shape[2], v.shape[2]), jnp.promote_types(q.dtype, jnp.float32))
+        return chunked(empty, q, k, v, *gates, chunk=chunk)[1]
+
+    return function
+
+
+@core
+def ssd(heads, width, chunk=64):
+    """A state that fades by a number a token, in chunks: what Mamba-2 and RetNet compute."""
+
+    def inputs(drawn):
+        return drawn(width) / width**0.5, drawn(width), drawn(width), -softplus(drawn()) / 8
+
+    return state("ssd", inputs, from_nothing(decay_chunked, chunk), decay_parallel, heads, 4 * width * width)
+
+
+@core
+def linear(heads, width, chunk=64):
+    """Linear attention of elu(x) + 1, with its normaliser, in chunks."""
+
+    def inputs(drawn):
+        return np.asarray(elu_plus_one(drawn(width))), np.asarray(elu_plus_one(drawn(width))), drawn(width)
+
+    def function(q, k, v):
+        empty = jnp.zeros((heads, width, width + 1), jnp.promote_types(q.dtype, jnp.float32))
+        return linear_attention(empty, q, k, v, chunk=chunk)[1]
+
+    def definition(q, k, v):
+        wide = jnp.promote_types(q.dtype, jnp.float32)
+        weights = jnp.tril(jnp.einsum("gtk,gsk->gts", q, k, preferred_element_type=wide))
+        return (weights / weights.sum(-1, keepdims=True) @ v.astype(wide)).astype(v.dtype)
+
+    return state("linear", inputs, function, definition, heads, 4 * width * (width + 1))
+
+
+@core
+def delta(heads, width, chunk=32):
+    """The delta rule with a gate, in chunks: what Gated DeltaNet computes."""
+
+    def inputs(drawn):
+        k = drawn(width)
+        k, beta = k / np.linalg.norm(k, axis=-1, keepdims=True), 1 / (1 + np.exp(-drawn()))
+        return drawn(width) / width**0.5, k, drawn(width), beta, -softplus(drawn()) / 8
+
+    return state("delta", inputs, from_nothing(delta_chunked, chunk), delta_parallel, heads, 6 * width * width)
+
+
+@core
+def gated(heads, width, chunk=16):
+    """A state of which every key dimension fades by itself, in chunks: what GLA computes."""
+
+    def inputs(drawn):
+        return drawn(width) / width**0.5, drawn(width), drawn(width), -softplus(drawn(width)) / 16
+
+    function = from_nothing(gated_chunked, chunk)
+    # Its definition holds t² k numbers a head, so that a check is short.
+    return state("gated", inputs, function, gated_parallel, heads, 4 * width * width, checked=96, checked_backward=96)
+
+
+def softplus(x):
+    """ln(1 + eˣ), without overflow."""
+    return np.logaddexp(x, 0)

@@ -1,0 +1,108 @@
+"""What a candidate computes, reads and holds, and how near that is to what the machine can do.
+
+* **useful FLOPs**: 2 (k + v) for each head and pair of a query and a key that the mask allows, counted by asking the
+  rule; of a recurrence, what writing to its state and reading from it takes. A backward pass counts two forward ones,
+  without what is computed again.
+* **executed FLOPs**: those of all products of the traced program (`minilm.flops`), masked pairs and recomputation
+  included.
+* **io**: the bytes of arguments and results, which any implementation must move. Intensity is useful FLOPs (of a mixer
+  executed ones) by io; the roof is the smaller of the peak and intensity × bandwidth, both measured here.
+* **memory**: temporaries + arguments + results − what of them is shared, as the compiler laid it out.
+* **held, read**: bytes of one sequence's decoding state, and what a step must read of it.
+"""
+
+import time
+
+import jax
+import numpy as np
+
+from minilm import machines
+from minilm.flops import executed_flops
+from minilm.layers.attention.masks import Rule
+from minilm.shapes import Tokens
+
+TILE = 1024  # of the count of pairs: a million booleans at a time
+
+
+def pairs(rule: Rule, length: int, tile: int = TILE) -> int:
+    """How many pairs of positions below `length` a rule allows: asked in tiles, those beyond its reach left out.
+
+    >>> from minilm.layers.attention.masks import Causal
+    >>> pairs(Causal(), 5, tile=2)
+    15
+    """
+    count = 0
+    for first in range(0, length, tile):
+        rows = min(tile, length - first)
+        low, high = _reach(rule, first, first + rows - 1, length)
+        for start in range(low // tile * tile, high + 1, tile):
+            keys = Tokens.arange(min(tile, length - start), start)
+            count += int(np.asarray(rule(Tokens.arange(rows, first), keys)).sum())
+    return count
+
+
+def mean_tiles(rule: Rule, length: int, tile: int) -> float:
+    """How many tiles of keys a tile of queries visits, on the mean."""
+    tile = min(tile, length)
+    visits = []
+    for first in range(0, length, tile):
+        last = min(first + tile, length) - 1
+        low, high = _reach(rule, first, last, length)
+        visits.append(max(0, high // tile - low // tile + 1))
+    return sum(visits) / len(visits)
+
+
+def _reach(rule, first, last, length):
+    low, high = rule.reach(Tokens(first, 0), Tokens(last, 0))
+    return max(0, int(low.position)), min(length - 1, int(high.position))
+
+
+def flops(candidate, function, inputs, length: int, mode: str) -> dict:
+    """Useful and executed FLOPs of a function of a candidate; None where they cannot be told."""
+    useful = candidate.useful(length)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), inputs)
+    try:
+        executed = executed_flops(function, *shapes, turns=candidate.turns(length))
+    except ValueError:
+        executed = None
+    return {"useful": useful and useful * (3 if mode == "fwdbwd" else 1), "executed": executed}
+
+
+def memory(program) -> dict:
+    """The bytes of a compiled program."""
+    found = program.memory_analysis()
+    parts = {
+        "temporaries": found.temp_size_in_bytes,
+        "arguments": found.argument_size_in_bytes,
+        "results": found.output_size_in_bytes,
+        "shared": found.alias_size_in_bytes,
+    }
+    total = parts["temporaries"] + parts["arguments"] + parts["results"] - parts["shared"]
+    return parts | {"total": total}
+
+
+def peak() -> dict:
+    """What this machine does at its best, in CPU time: FLOP/s of a large product, bytes/s of reading a large array."""
+    machine = machines.measure(clock=time.process_time)
+    return {"flops": machine.flops, "bandwidth": machine.bandwidth}
+
+
+def roofline(work: int | None, moved: int, seconds: float, peak: dict) -> dict | None:
+    """Where a measurement stands below the roof: None where its work is unknown."""
+    if not work:
+        return None
+    intensity = work / moved
+    roof = min(peak["flops"], intensity * peak["bandwidth"])
+    return {
+        "peak": peak["flops"],
+        "bandwidth": peak["bandwidth"],
+        "intensity": intensity,
+        "bound": "compute" if roof == peak["flops"] else "memory",
+        "achieved": work / seconds,
+        "share": work / seconds / roof,
+    }
+
+
+def held(state) -> int:
+    """The bytes of a decoding state."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -1,0 +1,162 @@
+"""What does the next token cost, against the context before it? A step of every mixer from its own state, filled.
+
+As many sequences stand side by side as have `--total` tokens together, so that short and long contexts hold as much in
+all, and each program does one step of every sequence: its state is overwritten, as in generation. `step` is checked
+against `apply` first, both ways round: the error is that of the steps, beside that of the whole sequence at once.
+
+    minilm bench attention decode                                          four mixers, 256 to 4,096 tokens
+    minilm bench attention decode --variants mha,gqa:groups=2,mla --contexts 256..32k --total 64k
+"""
+
+import time
+
+from benchmarks.attention import check, cost, options, protocol, record, views
+from benchmarks.attention.candidates import Candidate, mixer
+from minilm.flags import UsageError
+
+DEFAULT = ["mha", "gqa", "mla", "gated-delta-net"]
+PIECE = 128  # tokens that are read at once while a state is filled
+
+
+def main(words: list[str]) -> int:
+    """Read the options, and run."""
+    parser = options.Parser("decode", __doc__)
+    add = parser.add_argument
+    add("--variants", "--variant", type=options.names, action="append", metavar="NAMES", help="mixers with options")
+    add("--contexts", type=options.lengths, default=options.lengths("256..4k"), help="256..32k (default: 256..4k)")
+    add("--total", type=options.size, default=16384, help="tokens of all sequences together (default: 16k)")
+    add("--heads", type=options.positive, default=4, help="query heads (default: 4)")
+    add("--width", type=options.positive, default=256, help="of the model (default: 256)")
+    add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
+    add("--budget", type=options.seconds, default=60.0, help="CPU seconds for all timing (default: 60)")
+    add("--out", metavar="FILE", help="write the measurements there, a JSON line each")
+    return run(parser.parse_args(words))
+
+
+def run(chosen) -> int:
+    """Measure what was chosen, print it, and write it where that was asked for."""
+    candidates = chosen_candidates(chosen)
+    rows = measured(candidates, chosen)
+    print(views.table(rows))
+    print(views.summary(rows))
+    if chosen.out:
+        record.write(chosen.out, rows)
+        print(f"written to {chosen.out}")
+    return 0
+
+
+def chosen_candidates(chosen) -> list[Candidate]:
+    """The mixers of a command line, or a `UsageError`."""
+    options.head_width(chosen.width, chosen.heads)
+    if chosen.contexts[-1] > chosen.total:
+        raise UsageError(
+            f"A context of {chosen.contexts[-1]} does not fit into {chosen.total} tokens: give more --total."
+        )
+    texts = [text for group in chosen.variants or [DEFAULT] for text in group]
+    try:
+        return [stepping(mixer(text, chosen.width, chosen.heads)) for text in texts]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def stepping(candidate: Candidate) -> Candidate:
+    """A mixer whose steps are in question, and whose definition is `apply`."""
+    return Candidate(**{**vars(candidate), "function": candidate.definition, "definition": candidate.function})
+
+
+def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
+    """A row for each candidate, context and dtype. Candidates of one context are timed in turn."""
+    peak, rows, verdicts = cost.peak(), [], {}
+    share = chosen.budget / (len(chosen.dtype) * len(chosen.contexts))
+    for dtype in chosen.dtype:
+        for context in chosen.contexts:
+            where, prepared, batch = record.environment(chosen.command), {}, chosen.total // context
+            sizes = {"context": context, "sequences": batch, "heads": chosen.heads, "width": chosen.width}
+            for candidate in candidates:
+                try:
+                    found = _prepared(candidate, dtype, context, batch, verdicts)
+                except Exception as error:  # whatever a candidate does, the others are still measured
+                    found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+                prepared[candidate.name] = candidate, found
+            runs = {name: found["run"] for name, (_, found) in prepared.items() if "run" in found}
+            times = protocol.settled_times(runs, seconds=share, clock=clock)
+            for name, (candidate, found) in prepared.items():
+                figures = _figures(found, times.get(name), batch, peak)
+                rows.append(record.row("decode", where, candidate, mode="decode", sizes=sizes, dtype=dtype, **figures))
+                views.progress(rows[-1])
+    return rows
+
+
+def _prepared(candidate, dtype, context, batch, verdicts):
+    """One step of all sequences, ready to be timed; or a status with its reason."""
+    import jax
+    import jax.numpy as jnp
+
+    from minilm.shapes import Tokens
+
+    if (candidate.name, dtype) not in verdicts:
+        verdicts[candidate.name, dtype] = check.check(candidate, "fwd", dtype, candidate.checked)
+    verdict = dict(verdicts[candidate.name, dtype])
+    verdict.pop("expected")
+    if not verdict["passed"]:
+        return {"status": "wrong", "reason": verdict["reason"], "check": verdict}
+    params, x = check.arguments(candidate, "normal", context, "fwd", dtype)
+    state = filled(candidate, params, x, context)
+    last = Tokens(jnp.full(1, context - 1, jnp.int32), jnp.zeros(1, jnp.int32))
+
+    def step(params, states, x):
+        return jax.vmap(lambda state, x: candidate.mixer.step(params, state, x[None], last))(states, x)
+
+    states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], batch, axis=0), state)
+    inputs = params, states, jnp.repeat(x[-1:], batch, axis=0)
+    program, seconds = protocol.compiled(step, inputs, donate=(1,))
+    held, executed = cost.held(state), cost.flops(candidate, step, inputs, context, "fwd")["executed"]
+    found = {"check": verdict, "memory": cost.memory(program), "flops": {"useful": None, "executed": executed}}
+    found["bytes"] = {"held": held, "read": held}  # every step here reads all that it holds, masked or not
+
+    def run():
+        nonlocal states
+        states, y = program(params, states, inputs[2])
+        jax.block_until_ready(y)
+
+    return found | {"run": run, "compile": seconds}
+
+
+def filled(candidate: Candidate, params, x, context: int):
+    """The state of one sequence behind all tokens of a context but its last, read in pieces."""
+    import jax
+    import jax.numpy as jnp
+
+    from minilm.shapes import Tokens
+
+    slots = candidate.slots(context)
+    piece = min(PIECE, slots)
+    # A piece rolls through a window's cache, whose first token must still find the keys before it. What is held needs
+    # no more than a step's, so that the last tokens are read alone.
+    pieces, alone = divmod(context - 1, piece) if slots == context else (0, min(context - 1, slots))
+    start = context - 1 - pieces * piece - alone
+    position = jnp.arange(context, dtype=jnp.int32)
+
+    def read(state, here):
+        x, position = here
+        return candidate.mixer.step(params, state, x, Tokens(position, jnp.zeros_like(position)))[0], None
+
+    def over(state, first, count, size):
+        cut = slice(first, first + count * size)
+        return jax.lax.scan(read, state, (x[cut].reshape(count, size, -1), position[cut].reshape(count, size)))[0]
+
+    state = candidate.mixer.init_state(params, slots)
+    state = over(state, start, pieces, piece) if pieces else state
+    return jax.jit(over, static_argnums=(1, 2, 3))(state, start + pieces * piece, alone, 1) if alone else state
+
+
+def _figures(found, samples, batch, peak):
+    figures = {name: value for name, value in found.items() if name not in ("run", "compile")}
+    if not samples:
+        return figures
+    time = protocol.summary(samples, found["compile"])
+    read = batch * found["bytes"]["read"]
+    figures["time"] = time | {"token": time["median"] / batch}
+    figures["bytes"] = found["bytes"] | {"rate": read / time["median"]}
+    figures["roofline"] = cost.roofline(found["flops"]["executed"], read, time["median"], peak)
+    return figures

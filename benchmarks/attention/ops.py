@@ -1,0 +1,137 @@
+"""What does attention over whole sequences cost? Cores and mixers, checked, then timed in turn at growing lengths.
+
+Batch 1. A core is the attention between heads that are given, `width / heads` wide; a mixer is a variant with its
+projections, as a block of a model of that width takes it. `list` names all of both.
+
+    minilm bench attention ops                                             four cores, 512 to 2,048 tokens
+    minilm bench attention ops --cores dense:window=256,blockwise:window=256 --lengths 1k..8k
+    minilm bench attention ops --variants mha,gated-delta-net --width 256 --heads 4 --modes fwd,fwdbwd
+"""
+
+import time
+
+from benchmarks.attention import check, cores, cost, options, protocol, record, views
+from benchmarks.attention.candidates import Candidate, Spec, mixer
+from minilm.flags import UsageError
+
+DEFAULT = ["dense", "blockwise", "ssd", "delta"]
+
+
+def main(words: list[str]) -> int:
+    """Read the options, and run."""
+    parser = options.Parser("ops", __doc__)
+    add = parser.add_argument
+    add("--cores", type=options.names, metavar="NAMES", help="cores with their options, or none; unless given, four")
+    add("--variants", "--variant", type=options.names, action="append", metavar="NAMES", help="mixers, likewise")
+    add("--lengths", type=options.lengths, default=[512, 1024, 2048], help="512,1k,2k or 512..4k (default: 512..2k)")
+    add("--modes", type=options.modes, default=["fwd"], help="fwd, fwdbwd or both (default: fwd)")
+    add("--heads", type=options.positive, default=8, help="query heads (default: 8)")
+    add("--width", type=options.positive, default=512, help="of all heads together (default: 512)")
+    add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
+    add("--budget", type=options.seconds, default=60.0, help="CPU seconds for all timing (default: 60)")
+    add("--memory", type=options.gigabytes, default=8.0, help="gigabytes beyond which nothing is run (default: 8)")
+    add("--out", metavar="FILE", help="write the measurements there, a JSON line each")
+    return run(parser.parse_args(words))
+
+
+def run(chosen) -> int:
+    """Measure what was chosen, print it, and write it where that was asked for."""
+    candidates = chosen_candidates(chosen)
+    rows = measured(candidates, chosen)
+    print(views.table(rows))
+    print(views.summary(rows))
+    if chosen.out:
+        record.write(chosen.out, rows)
+        print(f"written to {chosen.out}")
+    return 0
+
+
+def chosen_candidates(chosen) -> list[Candidate]:
+    """The cores and mixers of a command line, or a `UsageError`."""
+    width = options.head_width(chosen.width, chosen.heads)
+    texts = [text for group in chosen.variants or [] for text in group]
+    of_cores = chosen.cores if chosen.cores is not None else ([] if texts else DEFAULT)
+    made = [cores.make(text, chosen.heads, width) for text in of_cores if text != "none"]
+    try:
+        made += [mixer(text, chosen.width, chosen.heads) for text in texts]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if not made:
+        raise UsageError("There is nothing to measure: name a core or a variant, of those that `list` shows.")
+    return made
+
+
+def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
+    """A row for each candidate, length, mode and dtype; rows that differ in the candidate alone are timed in turn."""
+    import jax
+
+    platform, peak, rows, verdicts = jax.default_backend(), cost.peak(), [], {}
+    groups = [(t, mode, dtype) for dtype in chosen.dtype for mode in chosen.modes for t in chosen.lengths]
+    share = chosen.budget / len(groups)
+    for length, mode, dtype in groups:
+        where = record.environment(chosen.command)
+        prepared = {}
+        for candidate in candidates:
+            spec = Spec(dtype, mode, platform)
+            sizes = {"length": length, "heads": chosen.heads, "width": chosen.width}
+            head = (where, candidate, spec, sizes)
+            try:
+                found = _prepared(candidate, spec, length, verdicts, chosen.memory * 1e9)
+            except Exception as error:  # whatever a candidate does, the others are still measured
+                found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+            prepared[candidate.name] = (head, found)
+        runs = {name: found["run"] for name, (_, found) in prepared.items() if "run" in found}
+        times = protocol.settled_times(runs, seconds=share, clock=clock)
+        for name, (head, found) in prepared.items():
+            rows.append(_row(head, found, times.get(name), peak))
+            views.progress(rows[-1])
+    return rows
+
+
+def _prepared(candidate, spec, length, verdicts, most):
+    """A program ready to be timed, with what is known of it before; or a status with its reason."""
+    import jax
+
+    reason = candidate.supports(spec)
+    if reason:
+        return {"status": "unsupported", "reason": reason}
+    for mode in ("fwd", spec.mode):  # gradients come after the result, which may be checked over more tokens
+        checked = min(length, candidate.checked_backward if mode == "fwdbwd" else candidate.checked)
+        key = (candidate.name, mode, spec.dtype, checked)
+        if key not in verdicts:
+            verdicts[key] = check.check(candidate, mode, spec.dtype, checked)
+        verdict = verdicts[key]
+        shown = {name: value for name, value in verdict.items() if name != "expected"}
+        if not verdict["passed"]:
+            return {"status": "wrong", "reason": verdict["reason"], "check": shown}
+    function = check.with_gradients(candidate.function) if spec.mode == "fwdbwd" else candidate.function
+    inputs = check.arguments(candidate, "normal", length, spec.mode, spec.dtype)
+    program, seconds = protocol.compiled(function, inputs)
+    memory = cost.memory(program)
+    found = {"check": shown, "memory": memory, "flops": cost.flops(candidate, function, inputs, length, spec.mode)}
+    if memory["total"] > most:
+        reason = f"the compiled program needs {memory['total'] / 1e9:.1f} GB, and --memory allows {most / 1e9:.1f}"
+        return found | {"status": "oom", "reason": reason}
+    try:
+        out = program(*inputs)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return found | {"status": "oom", "reason": str(error).splitlines()[0]}
+    wrong = check.begins_alike(jax.tree.leaves(out)[0], verdict)
+    if wrong:
+        return found | {"status": "wrong", "reason": wrong}
+    return found | {"run": lambda: jax.block_until_ready(program(*inputs)), "compile": seconds}
+
+
+def _row(head, found, samples, peak):
+    where, candidate, spec, sizes = head
+    figures = {name: value for name, value in found.items() if name not in ("run", "compile")}
+    if samples:
+        figures["time"] = protocol.summary(samples, found["compile"])
+        moved = found["memory"]["arguments"] + found["memory"]["results"]
+        flops = found["flops"]
+        work = flops["executed"] if candidate.kind == "mixer" else flops["useful"]
+        figures["bytes"] = {"io": moved}
+        figures["roofline"] = cost.roofline(work, moved, figures["time"]["median"], peak)
+    return record.row("ops", where, candidate, mode=spec.mode, sizes=sizes, dtype=spec.dtype, **figures)

@@ -1,0 +1,115 @@
+"""One line of JSON for one measurement: what was measured and where, whether it is right, and what it takes.
+
+| field | what it holds |
+|---|---|
+| `schema` | the number of this form |
+| `benchmark` | `ops` or `decode` |
+| `environment` | versions, processor, threads, load, whether that was too much, git revision, date, command |
+| `candidate`, `kind`, `backend` | the name with its options; core or mixer; who computes it |
+| `mode`, `sizes`, `dtype` | fwd, fwdbwd or decode; length or context, heads, width, ... |
+| `status`, `reason` | ok, or unsupported, oom, wrong, failed, and then why |
+| `check` | the error against float64 under each law, beside the naive form's |
+| `time` | seconds: median, p20, p80; n samples, their spread; compile; which clock |
+| `flops`, `bytes`, `memory`, `roofline` | see `cost` |
+
+A row that is not ok has no `time`. Rows of `quality` are of a form of their own, which is read here and passed on.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import benchmarks.measure as measure
+from minilm.flags import UsageError
+
+SCHEMA = 1
+STATUSES = ("ok", "unsupported", "oom", "wrong", "failed")
+_NEEDED = ("schema", "benchmark", "environment", "candidate", "mode", "sizes", "dtype", "status")
+
+
+def environment(command: str) -> dict:
+    """Where and when: what `measure` says, with threads, device, revision and whether the machine was loaded."""
+    import jax
+
+    found = measure.environment()
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = found["load"] or 0.0
+    return found | {
+        "command": command,
+        "threads": threads,
+        "device": jax.devices()[0].device_kind,
+        "git": revision(),
+        "loaded": load > (os.cpu_count() or 1),
+    }
+
+
+def revision() -> str | None:
+    """The commit that was measured, `+` behind it where files differ from it; None outside of a repository."""
+    folder = Path(__file__).parent
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../minilm", ":!../results")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def row(benchmark: str, where: dict, candidate, *, mode: str, sizes: dict, dtype: str, status="ok", **figures) -> dict:
+    """One measurement. What is not ok must say why, and has no time."""
+    if status not in STATUSES:
+        raise ValueError(f"the status is {status!r}, and must be one of {', '.join(STATUSES)}")
+    if status != "ok" and ("time" in figures or not figures.get("reason")):
+        raise ValueError(f"a row that is {status} comes with a reason and without a time")
+    head = {"schema": SCHEMA, "benchmark": benchmark, "candidate": candidate.name, "kind": candidate.kind}
+    head |= {"backend": candidate.backend, "mode": mode, "sizes": sizes, "dtype": dtype, "status": status}
+    return head | figures | {"environment": where}
+
+
+def identity(row: dict) -> tuple:
+    """What two rows share that measure the same."""
+    sizes = tuple(sorted(row["sizes"].items()))
+    return row["benchmark"], row["candidate"], row["mode"], sizes, row["dtype"]
+
+
+def extent(row: dict) -> int:
+    """The length, or the context, that rows of one candidate differ in."""
+    return row["sizes"].get("length") or row["sizes"]["context"]
+
+
+def write(path, rows: list[dict]) -> None:
+    """A line for each row."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
+
+
+def read(path) -> list[dict]:
+    """The rows of a file, or a `UsageError` on the first line that is none."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no text: give a file of JSON lines, as `ops --out` writes them.") from None
+    rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise UsageError(f"{path} holds no measurement.")
+    return rows
+
+
+def _parsed(path, number, line):
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"Line {number} of {path} is no JSON: {error.msg} at column {error.colno}.") from None
+    if isinstance(found, dict) and found.get("mode") == "quality":
+        return found
+    missing = [name for name in _NEEDED if name not in found] if isinstance(found, dict) else list(_NEEDED)
+    if missing:
+        raise UsageError(f"Line {number} of {path} is no measurement: it lacks {', '.join(missing)}.")
+    if found["schema"] != SCHEMA:
+        raise UsageError(f"Line {number} of {path} has schema {found['schema']}, and this program reads {SCHEMA}.")
+    return found

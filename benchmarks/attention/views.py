@@ -1,0 +1,160 @@
+"""What was measured, as tables: for a terminal, as CSV, as Markdown."""
+
+import csv
+import io
+
+from benchmarks.attention import record, scaling
+
+COLUMNS = {
+    "what": "candidate",
+    "mode": "fwd, fwdbwd or decode",
+    "tokens": "length, or context before the token",
+    "dtype": "",
+    "ms": "median of the time; in decoding of one token of one sequence, where several are read at once",
+    "p20–p80": "between these a fifth and four fifths of all samples lay",
+    "GFLOP/s": "useful FLOPs by time; of mixers, and in decoding, executed ones",
+    "GB/s": "in decoding, bytes of state read by time",
+    "executed": "FLOPs executed by useful ones",
+    "roof": "share of what the machine could do at this intensity, and what bounds it",
+    "MB": "memory of the program; in decoding, what one sequence holds",
+    "error": "against float64, under N(0, 1) / with outliers",
+    "naive": "the definition's error in the same precision",
+    "note": "",
+}
+
+
+def figures(row: dict) -> dict[str, str]:
+    """A row as the cells of a table; what is not there is a dash."""
+    cells = dict.fromkeys(COLUMNS, "–")
+    dtype = {"float32": "f32", "bfloat16": "bf16"}.get(row["dtype"], row["dtype"])
+    cells |= {"what": row["candidate"], "mode": row["mode"], "tokens": str(record.extent(row)), "dtype": dtype}
+    if time := row.get("time"):
+        share = seconds(row) / time["median"]
+        cells["ms"] = f"{1e3 * seconds(row):.4g}"
+        cells["p20–p80"] = f"{1e3 * share * time['p20']:.4g}–{1e3 * share * time['p80']:.4g}"
+    if roof := row.get("roofline"):
+        cells["GFLOP/s"] = f"{roof['achieved'] / 1e9:.3g}"
+        cells["roof"] = f"{100 * roof['share']:.2g}% {roof['bound']}"
+    flops = row.get("flops") or {}
+    if flops.get("useful") and flops.get("executed"):
+        cells["executed"] = f"{flops['executed'] / flops['useful']:.2f} ×"
+    if "held" in row.get("bytes", {}):
+        cells["MB"] = f"{row['bytes']['held'] / 1e6:.4g}"
+        cells["GB/s"] = f"{row['bytes'].get('rate', 0) / 1e9:.3g}"
+    elif "memory" in row:
+        cells["MB"] = f"{row['memory']['total'] / 1e6:.4g}"
+    if laws := row.get("check", {}).get("laws"):
+        cells["error"] = " / ".join(f"{law['error']:.1e}" for law in laws.values())
+        cells["naive"] = " / ".join(f"{law['naive']:.1e}" for law in laws.values())
+    cells["note"] = note(row)
+    return cells
+
+
+def note(row: dict) -> str:
+    """What must be known before a row is believed."""
+    if row["status"] != "ok":
+        return f"{row['status']}: {row['reason']}"
+    notes = ["loaded machine"] if row["environment"].get("loaded") else []
+    if "time" in row and not row["time"]["settled"]:
+        notes.append(f"not settled: ±{100 * row['time']['spread']:.0f}% of {row['time']['n']} samples")
+    return "; ".join(notes)
+
+
+def table(rows: list[dict]) -> str:
+    """Columns of equal width, for a terminal."""
+    cells = [list(COLUMNS), *(list(figures(row).values()) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS) - 1)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, [*widths, 0], strict=True)) for line in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def progress(row: dict) -> None:
+    """A row as soon as it is there."""
+    cells = figures(row)
+    time = f"{cells['ms']:>9} ms" if "time" in row else " " * 12
+    print(
+        f"{cells['what']:28} {cells['mode']:7}{cells['tokens']:>6} {cells['dtype']:5}{time}  {cells['note']}",
+        flush=True,
+    )
+
+
+def as_csv(rows: list[dict]) -> str:
+    """All numbers, unrounded; nested ones by their path."""
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def markdown(rows: list[dict]) -> str:
+    """The same table as Markdown."""
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *(list(figures(row).values()) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def groups(rows: list[dict]) -> dict[tuple, dict[str, dict[int, dict]]]:
+    """Rows that have a time: (benchmark, kind, mode, dtype) -> candidate -> length -> row."""
+    found: dict[tuple, dict[str, dict[int, dict]]] = {}
+    for row in rows:
+        if "time" in row:
+            group = found.setdefault((row["benchmark"], row["kind"], row["mode"], row["dtype"]), {})
+            group.setdefault(row["candidate"], {})[record.extent(row)] = row
+    return found
+
+
+def growth(rows: list[dict]) -> list[str]:
+    """A sentence for each candidate: how its time and its memory grow with the length."""
+    lines = []
+    for (_, _, mode, dtype), candidates in groups(rows).items():
+        for name, by_length in candidates.items():
+            lengths = sorted(by_length)
+            time = scaling.exponent(lengths, [seconds(by_length[t]) for t in lengths])
+            memory = scaling.exponent(lengths, [space(by_length[t]) for t in lengths])
+            if time is not None:
+                span = f"{lengths[0]} to {lengths[-1]}"
+                lines.append(f"{name}, {mode}, {dtype}: time like T^{time:.2f}, memory like T^{memory:.2f} over {span}")
+    return lines
+
+
+def seconds(row: dict) -> float:
+    """The time that a row is about: of the whole sequence, or in decoding of one token of one sequence."""
+    return row["time"]["token"] if row["benchmark"] == "decode" else row["time"]["median"]
+
+
+def space(row: dict) -> int:
+    """The bytes that a row is about: of the program, or in decoding those held by a sequence."""
+    return row["bytes"]["held"] if row["benchmark"] == "decode" else row["memory"]["total"]
+
+
+def crossovers(rows: list[dict]) -> list[str]:
+    """Sentences: which candidate passes which at what length, and which never does within reach."""
+    lines = []
+    for (_, _, mode, dtype), candidates in groups(rows).items():
+        times = {name: {t: seconds(row) for t, row in each.items()} for name, each in candidates.items()}
+        for first, own in times.items():
+            for second, other in times.items():
+                shared = sorted(own.keys() & other.keys())
+                if first == second or not shared or own[shared[0]] <= other[shared[0]]:
+                    continue  # it is ahead from the beginning
+                found = scaling.crossing(own, other)
+                if found:
+                    length, reached = found
+                    guess = "" if reached else ", if both grow on as they did (not measured)"
+                    lines.append(f"{first} passes {second} at T = {length:.0f}, {mode}, {dtype}{guess}")
+    return lines
+
+
+def summary(rows: list[dict]) -> str:
+    """What the rows say together."""
+    return "\n".join(["", *growth(rows), "", *crossovers(rows)]).rstrip()
+
+
+def _flat(value, path=""):
+    if not isinstance(value, dict):
+        return {path: value}
+    return {
+        name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{path}.{key}".strip(".")).items()
+    }

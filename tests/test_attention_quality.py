@@ -200,8 +200,17 @@ def test_views_hold_every_variant_and_draw_what_there_is(tmp_path, capsys):
 
 def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tmp_path, monkeypatch):
     file = tmp_path / "decode.jsonl"
-    decoded = {"mode": "decode", "status": "ok", "variant": "mha", "S": 4096, "time": {"median_ms": 2.5}}
-    file.write_text(json.dumps(decoded) + "\n" + json.dumps(decoded | {"S": 256, "time": {"median_ms": 9}}) + "\n")
+    decoded = {
+        "schema": 1,
+        "benchmark": "decode",
+        "candidate": "mha",
+        "mode": "decode",
+        "dtype": "float32",
+        "status": "ok",
+    }
+    decoded |= {"environment": {}, "sizes": {"context": 4096}, "time": {"token": 0.0025}}
+    other = decoded | {"sizes": {"context": 256}, "time": {"token": 0.009}}
+    file.write_text("".join(json.dumps(row) + "\n" for row in (decoded, other)))
     assert quality_views.decode_times(file) == {"mha": 2.5}
     monkeypatch.setattr(quality_views, "decode_times", lambda: {"mha": 2.5})
     rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None)]

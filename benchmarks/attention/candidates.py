@@ -1,5 +1,6 @@
 """What is measured: a core, the attention between heads that are given, or a mixer, with its projections around it."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -92,9 +93,9 @@ def mixer(text: str, d: int, heads: int, seed: int = 0) -> Candidate:
     def slots(context):
         return context if window is None else min(context, int(window))
 
-    def inputs(drawn, length):
-        params = jax.tree.map(np.asarray, made.init(jax.random.key(seed), d))
-        return params, drawn(length, d)
+    @functools.cache
+    def params():
+        return jax.tree.map(np.asarray, jax.jit(lambda key: made.init(key, d))(jax.random.key(seed)))
 
     def apply(params, x):
         return made.apply(params, x, Tokens.arange(len(x)))
@@ -120,7 +121,7 @@ def mixer(text: str, d: int, heads: int, seed: int = 0) -> Candidate:
         kind="mixer",
         about=row.about,
         backend="minilm",
-        inputs=inputs,
+        inputs=lambda drawn, length: (params(), drawn(length, d)),
         function=apply,
         definition=stepped,
         useful=lambda length: None,  # a mixer does not show its rule

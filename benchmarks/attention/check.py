@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks.attention.candidates import LAWS, Candidate, draw
 
 ALLOWED = 16  # units of rounding
+# How a definition is compiled, which runs a few times: optimizing it would take longer than it saves.
+PLAINLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def with_gradients(function):
@@ -46,7 +48,8 @@ def check(candidate: Candidate, mode: str, dtype: str, length: int) -> dict:
     backward = mode == "fwdbwd"
     length = min(length, candidate.checked_backward if backward else candidate.checked)
     both = with_gradients if backward else lambda function: function
-    run, definition = jax.jit(both(candidate.function)), jax.jit(both(candidate.definition))
+    run = jax.jit(both(candidate.function))
+    definition = jax.jit(both(candidate.definition), compiler_options=PLAINLY)
     rounding = float(jnp.finfo(dtype).eps)
     verdict = {"length": length, "laws": {}, "passed": True, "reason": None}
     for law in LAWS:

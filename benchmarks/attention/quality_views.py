@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks import measure
+from benchmarks.attention.record import read
 
 FEW = 3  # seeds, and learning rates, below which nothing is ranked
 DECODED_AT = 4096  # the context at which the language models' plot reads the time of a token
@@ -93,29 +94,26 @@ def draw(rows: list[dict], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     records, drawn = [record for record in best(rows) if record["seeds"]], []
     recalled = [record for record in records if record["row"]["accuracy"] is not None]
-    read = [record for record in records if record["row"]["accuracy"] is None]
+    texts = [record for record in records if record["row"]["accuracy"] is None]
     if recalled:
         drawn.append(_draw_recall(recalled, folder / "accuracy_by_state.png"))
     else:
         print("There is no task of recall in this file: accuracy against state bytes is not drawn.")
     times = decode_times()
-    timed = [(record, times[record["row"]["variant"]]) for record in read if record["row"]["variant"] in times]
+    timed = [(record, times[record["row"]["variant"]]) for record in texts if record["row"]["variant"] in times]
     if timed:
         drawn.append(_draw_text(timed, folder / "bits_by_decode_time.png"))
     else:
-        lacking = "cells of lm" if not read else f"times of decoding at {DECODED_AT} for its variants"
+        lacking = "cells of lm" if not texts else f"times of decoding at {DECODED_AT} for its variants"
         print(f"There are no {lacking}: bits per byte against decode time is not drawn.")
     return drawn
 
 
 def decode_times(path: Path = measure.RESULTS / "attention_decode.jsonl") -> dict[str, float]:
     """Milliseconds of a decoded token at a long context, by variant, of the decode benchmark's file where it is."""
-    found = {}
-    for text in path.read_text().splitlines() if path.exists() else []:
-        row = json.loads(text)
-        if row.get("mode") == "decode" and row.get("status") == "ok" and DECODED_AT in (row.get("S"), row.get("T")):
-            found[row["variant"]] = row["time"]["median_ms"]
-    return found
+    rows = read(path) if path.exists() else []
+    there = [row for row in rows if row["benchmark"] == "decode" and row["sizes"]["context"] == DECODED_AT]
+    return {row["candidate"]: 1e3 * row["time"]["token"] for row in there if "time" in row}
 
 
 def _draw_recall(records, path):

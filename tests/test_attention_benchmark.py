@@ -1,45 +1,269 @@
-"""The attention benchmark from the command line: what there is, what is measured, and what is refused."""
+"""The attention benchmark counts what the closed forms say, and takes no time of what is wrong."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from minilm.variants import VARIANTS
+from benchmarks.attention import check, cores, cost, decode, ops, protocol, record, scaling
+from benchmarks.attention.candidates import LAWS, Spec, draw, mixer
+from minilm.layers.attention.masks import Causal, Chunked, SlidingWindow
+from minilm.shapes import Mixer, Tokens
+from minilm.variants.softmax import ruled
+from tests.tolerances import FORMULA, assert_close
 
-ROOT = Path(__file__).parent.parent
-
-
-def ran(*arguments):
-    command = [sys.executable, "-m", "benchmarks.attention", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_every_variant_is_listed():
-    listed = ran("list").stdout
-    assert [name for name in VARIANTS if f"\n{name} " not in f"\n{listed}"] == []
+HEADS, WIDTH, T = 2, 4, 12
+PEAK = {"flops": 1e9, "bandwidth": 1e8}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["opps"], "There is no command 'opps'"),
-        (["ops", "--variants", "windo"], "There is no attention variant 'windo', did you mean 'window'?"),
-    ],
-)
-def test_what_cannot_be_understood_is_answered_in_a_sentence(arguments, sentence):
-    result = ran(*arguments)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert sentence in result.stderr
+def asked(**changes):
+    """The options of a small measurement, and a command line that says so."""
+    sizes = {"lengths": [T], "contexts": [T], "total": 2 * T, "heads": HEADS, "width": HEADS * WIDTH}
+    rest = {
+        "modes": ["fwd"],
+        "dtype": ["float32"],
+        "budget": 0.01,
+        "memory": 8.0,
+        "command": "minilm bench attention ops",
+    }
+    return SimpleNamespace(**sizes | rest | changes)
 
 
-@pytest.mark.slow
-def test_what_is_measured_was_checked_first_and_compares_with_itself(tmp_path):
-    out = tmp_path / "measured.jsonl"
-    assert ran("ops", "--cores", "dense,delta", "--lengths", "64,128", "--budget", "2", "--out", out).returncode == 0
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(rows) == 4
-    assert all(row["check"]["passed"] and row["time"]["median"] > 0 for row in rows)
-    assert ran("compare", out, out, "--fail-if-slower", "10%").returncode == 0
+@pytest.fixture
+def measured(monkeypatch):
+    """Rows of candidates in a small measurement, on a machine whose peak is known."""
+    monkeypatch.setattr(cost, "peak", lambda: PEAK)
+    return lambda *candidates, **changes: ops.measured(candidates, asked(**changes))
+
+
+# ── counting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("tile", [3, 8, 100])
+def test_pairs_are_those_of_the_closed_forms(tile):
+    n, w, c = 23, 5, 4
+    assert cost.pairs(Causal(), n, tile) == n * (n + 1) // 2
+    assert cost.pairs(Causal() & SlidingWindow(w), n, tile) == w * n - w * (w - 1) // 2
+    assert cost.pairs(Causal() & Chunked(c), n, tile) == 5 * c * (c + 1) // 2 + 6
+    assert cost.pairs(~Causal(), n, tile) == n * (n - 1) // 2
+
+
+def test_useful_operations_are_those_of_the_pairs_and_of_the_recurrences():
+    core = {name: cores.make(name, HEADS, WIDTH) for name in cores.CORES}
+    pairs, area = T * (T + 1) // 2, WIDTH * WIDTH
+    assert core["dense"].useful(T) == core["blockwise"].useful(T) == HEADS * pairs * 2 * (WIDTH + WIDTH)
+    assert core["ssd"].useful(T) == core["gated"].useful(T) == HEADS * T * 2 * (area + area)
+    assert core["delta"].useful(T) == HEADS * T * 3 * 2 * area
+    assert core["linear"].useful(T) == HEADS * T * 2 * 2 * WIDTH * (WIDTH + 1)
+    assert cores.make("dense:window=3", HEADS, WIDTH).useful(T) == HEADS * (3 * T - 3) * 2 * (WIDTH + WIDTH)
+
+
+@pytest.mark.parametrize(("window", "tiles"), [(0, 1 + 2 + 3), (3, 1 + 2 + 2), (1, 3)])
+def test_blockwise_executes_the_tiles_that_it_visits_and_dense_all_pairs(window, tiles):
+    block = T // 3
+    for name, pairs in (
+        (f"blockwise:window={window},block={block}", tiles * block**2),
+        (f"dense:window={window}", T * T),
+    ):
+        core = cores.make(name, HEADS, WIDTH)
+        inputs = check.arguments(core, "normal", T, "fwd", "float32")
+        assert cost.flops(core, core.function, inputs, T, "fwd")["executed"] == HEADS * pairs * 2 * (WIDTH + WIDTH)
+    both = check.arguments(core, "normal", T, "fwdbwd", "float32")
+    backward = cost.flops(core, check.with_gradients(core.function), both, T, "fwdbwd")
+    assert backward == {"useful": 3 * core.useful(T), "executed": 3 * HEADS * T * T * 2 * (WIDTH + WIDTH)}
+
+
+def test_the_roof_is_the_smaller_of_arithmetic_and_bandwidth():
+    below = cost.roofline(work=100, moved=100, seconds=1e-6, peak=PEAK)
+    assert (below["bound"], below["intensity"], round(below["share"], 9)) == ("memory", 1.0, 1.0)
+    above = cost.roofline(work=10_000, moved=100, seconds=1e-5, peak=PEAK)
+    assert (above["bound"], round(above["share"], 9)) == ("compute", 1.0)
+    assert cost.roofline(None, 100, 1.0, PEAK) is None
+
+
+def test_an_exponent_is_found_on_what_is_a_power():
+    lengths = [512, 1024, 4096]
+    for p in (0.0, 1.0, 2.5):
+        assert_close(scaling.exponent(lengths, [3.0 * t**p for t in lengths]), p, FORMULA)
+    assert scaling.exponent([512], [1.0]) is None
+
+
+def test_one_passes_another_where_their_powers_meet_measured_or_guessed():
+    linear, square = ({t: c * float(t) ** p for t in (1, 2, 4, 8, 16)} for c, p in ((5.0, 1), (1.0, 2)))
+    length, reached = scaling.crossing(linear, square)
+    assert reached
+    assert_close(length, 5.0, FORMULA)
+    ahead = {t: times / 100 for t, times in linear.items()}
+    assert scaling.crossing(ahead, square) == (1.0, True)
+    assert scaling.crossing({t: linear[t] for t in (1, 2)}, square) == (5.0, False)
+    assert scaling.crossing(square, ahead) is None
+    assert scaling.crossing({t: 1e3 * times for t, times in linear.items()}, square) is None, "too far for a guess"
+
+
+# ── timing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Clock:
+    """A clock that only work moves, by what each of its runs takes; `turns` is who ran."""
+
+    def __init__(self):
+        self.now, self.turns = 0.0, ""
+
+    def __call__(self):
+        return self.now
+
+    def run(self, name, seconds):
+        def work():
+            self.turns += name
+            self.now += next(seconds)
+
+        return work
+
+
+def test_candidates_take_turns_until_their_times_are_settled():
+    clock = Clock()
+    runs = {"a": clock.run("a", itertools.repeat(1.0)), "b": clock.run("b", itertools.repeat(2.0))}
+    times = protocol.settled_times(runs, seconds=1e9, clock=clock)
+    assert times == {"a": [1.0] * protocol.FEWEST, "b": [2.0] * protocol.FEWEST}
+    assert clock.turns == "aabb" + "ab" * protocol.FEWEST, "two runs each to begin with, then in turn"
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(1e9, protocol.MOST), (30.0, 11), (0.1, protocol.FEWEST)])
+def test_what_does_not_settle_is_sampled_until_the_budget_is_spent(seconds, rounds):
+    clock = Clock()
+    times = protocol.settled_times(
+        {"a": clock.run("a", itertools.cycle([1.0, 2.0, 5.0]))}, seconds=seconds, clock=clock
+    )
+    assert len(times["a"]) == rounds
+    assert not protocol.summary(times["a"], 0.0)["settled"]
+
+
+def test_a_sample_of_a_short_run_is_many_calls():
+    clock = Clock()
+    times = protocol.settled_times(
+        {"a": clock.run("a", itertools.repeat(protocol.SAMPLE / 10))}, seconds=1, clock=clock
+    )
+    assert 9 * protocol.FEWEST <= len(clock.turns) - 2 <= 10 * protocol.FEWEST
+    assert_close(times["a"][0], protocol.SAMPLE / 10, FORMULA)
+
+
+# ── checking ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_longer_inputs_begin_as_shorter_ones_and_one_in_a_thousand_lies_far_out():
+    for law in LAWS:
+        (short, long) = (draw(law, seed=3) for _ in range(2))
+        np.testing.assert_array_equal(short(5, 2), long(9, 2)[:5])
+    normal, outlying = (draw(law, seed=0)(10**5) for law in LAWS)
+    far = [int((abs(x) > 6).sum()) for x in (normal, outlying)]
+    assert far[0] == 0
+    assert 30 < far[1] < 90  # of a hundred from N(0, 10²) two in three lie beyond six
+
+
+def test_every_core_is_right_forward_and_backward():
+    for name in (
+        "dense:window=3",
+        "blockwise:block=4,window=3",
+        "jax-nn:window=3",
+        "ssd:chunk=5",
+        "linear",
+        "delta:chunk=5",
+    ):
+        verdict = check.check(cores.make(name, HEADS, WIDTH), "fwdbwd", "float32", T)
+        assert verdict["passed"], (name, verdict["reason"])
+
+
+def wrong(core, function):
+    return replace(core, name="wrong", function=function)
+
+
+def test_a_wrong_kernel_gets_no_time_whatever_is_wrong_with_it(measured):
+    dense = cores.make("dense", HEADS, WIDTH)
+
+    def off_by_little(q, k, v):
+        return dense.function(1.001 * q, k, v)
+
+    @jax.custom_vjp
+    def wrong_gradient(q, k, v):
+        return dense.function(q, k, v)
+
+    def forward(q, k, v):
+        return wrong_gradient(q, k, v), (q, k, v)
+
+    def backward(saved, d_o):
+        d_q, d_k, d_v = jax.vjp(dense.function, *saved)[1](d_o)
+        return d_q, d_k, 2 * d_v
+
+    wrong_gradient.defvjp(forward, backward)
+
+    def wrong_when_long(q, k, v):
+        return dense.function(q, k, v) * (1 if q.shape[1] <= T else jnp.nan)
+
+    cases = (
+        (off_by_little, "fwd", T, "the result is off"),
+        (wrong_gradient, "fwdbwd", T, "gradient of argument 2 is off"),
+    )
+    for function, mode, length, reason in (*cases, (wrong_when_long, "fwd", 2 * T, "not finite")):
+        candidate = replace(wrong(dense, function), checked=T)
+        right, row = measured(dense, candidate, modes=[mode], lengths=[length])
+        assert right["status"] == "ok", right
+        assert right["time"]["median"] > 0
+        assert (row["status"], "time" in row, "roofline" in row) == ("wrong", False, False)
+        assert reason in row["reason"], row["reason"]
+    with pytest.raises(ValueError, match="a row that is wrong comes with a reason and without a time"):
+        record.row("ops", {}, dense, mode="fwd", sizes={}, dtype="float32", status="wrong", reason="off", time={})
+
+
+def test_what_cannot_be_measured_is_a_row_with_its_reason(measured):
+    dense = cores.make("dense", HEADS, WIDTH)
+
+    def broken(q, k, v):
+        raise TypeError("such heads are unknown\nto it")
+
+    rows = measured(cores.make("jax-cudnn", HEADS, WIDTH), wrong(dense, broken))
+    assert [(row["status"], row["reason"]) for row in rows] == [
+        ("unsupported", "cuDNN computes on NVIDIA GPUs, and this process on cpu."),
+        ("failed", "TypeError: such heads are unknown"),
+    ]
+    (row,) = measured(dense, memory=1e-6)
+    assert row["status"] == "oom"
+    assert "--memory allows 0.0" in row["reason"]
+    assert row["memory"]["total"] > 1000
+    for name in ("jax-triton", "jax-flash"):
+        assert "cpu" in cores.make(name, HEADS, WIDTH).supports(Spec("float32", "fwd"))
+    for spec, reason in ((Spec("float32", "fwd", "gpu"), "alone"), (Spec("bfloat16", "fwd", "gpu"), "not 4")):
+        assert reason in cores.make("jax-cudnn", HEADS, WIDTH).supports(spec)
+    assert not cores.make("jax-cudnn", HEADS, 64).supports(Spec("bfloat16", "fwd", "gpu"))
+
+
+def forgetful(d, heads):
+    """Its steps see only themselves: what `apply` computes, they do not."""
+    whole, alone = (ruled(rule, d, heads) for rule in (Causal(), Causal() & SlidingWindow(1)))
+    return Mixer(whole.init, whole.apply, whole.init_state, alone.step)
+
+
+def test_a_mixer_is_held_to_its_own_steps_in_both_benchmarks(measured):
+    own = f"{__name__}:forgetful"
+    for rows in (
+        measured(mixer("mha", 8, 2), mixer(own, 8, 2)),
+        decode.measured([decode.stepping(mixer(name, 8, 2)) for name in ("mha", own)], asked()),
+    ):
+        right, row = rows
+        assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
+    assert right["time"]["token"] == right["time"]["median"] / 2
+    assert right["bytes"]["held"] == T * (2 * 8 * 4 + 2 * 4), "keys and values, and where each token stands"
+
+
+@pytest.mark.parametrize("name", ["mha", "window:width=3"])
+def test_a_decoding_state_is_filled_as_if_token_by_token(name, monkeypatch):
+    monkeypatch.setattr(decode, "PIECE", 4)
+    candidate = mixer(name, 8, 2)
+    params, x = check.arguments(candidate, "normal", T, "fwd", jnp.float64)
+    state = decode.filled(candidate, params, x, T)
+    assert len(state.tokens.position) == (3 if "window" in name else T)
+    _, y = candidate.mixer.step(params, state, x[-1:], Tokens.arange(1, T - 1))
+    assert_close(y[0], candidate.function(params, x)[-1], FORMULA)

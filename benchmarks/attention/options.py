@@ -32,7 +32,10 @@ class Parser(argparse.ArgumentParser):
                 f"{self.prog} does not know what to do with {unknown[0]!r}{nearest(unknown[0], flags)}; "
                 "--help shows what it takes."
             )
-        options.command = f"{self.prog} {shlex.join(arguments)}".strip()
+        where = (
+            arguments.index("--out") if "--out" in arguments else len(arguments)
+        )  # that is no part of what is measured
+        options.command = f"{self.prog} {shlex.join(arguments[:where] + arguments[where + 2 :])}".strip()
         return options
 
     def error(self, message):

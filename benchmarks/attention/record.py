@@ -15,6 +15,7 @@
 A row that is not ok has no `time`. Rows of `quality` are of a form of their own, which is read here and passed on.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -44,6 +45,7 @@ def environment(command: str) -> dict:
     }
 
 
+@functools.cache
 def revision() -> str | None:
     """The commit that was measured, `+` behind it where files differ from it; None outside of a repository."""
     folder = Path(__file__).parent

@@ -1,0 +1,204 @@
+"""What the attention benchmark measured is shown whole, compared row by row, and asked for in words it understands."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.attention import __main__ as command
+from benchmarks.attention import bars, cores, cost, options, plots, protocol, record, views
+from benchmarks.attention.candidates import LAWS
+from minilm.flags import UsageError
+from minilm.variants import VARIANTS, heads_of
+
+PEAK = {"flops": 1e9, "bandwidth": 1e8}
+
+
+# ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def row(name, length, seconds, *, mode="fwd", status="ok", benchmark="ops", kind="core", megabytes=1):
+    """A made-up measurement."""
+    made = SimpleNamespace(name=name, kind=kind, backend="minilm")
+    where = record.environment("minilm bench attention ops --cores made-up") | {"loaded": True, "load": 9.0}
+    if status != "ok":
+        sizes = {"length": length}
+        return record.row(
+            benchmark, where, made, mode=mode, sizes=sizes, dtype="float32", status=status, reason="it is so"
+        )
+    time = protocol.summary([seconds], 0.1) | ({"token": seconds / 2} if benchmark == "decode" else {})
+    return record.row(
+        benchmark,
+        where,
+        made,
+        mode=mode,
+        sizes={"context" if benchmark == "decode" else "length": length},
+        dtype="float32",
+        time=time,
+        check={"laws": {law: {"error": 1e-3, "naive": 2e-3} for law in LAWS}},
+        flops={"useful": 100, "executed": 250},
+        bytes={"held": 10**6, "read": 10**6, "rate": 5e9},
+        memory={"total": megabytes * 10**6},
+        roofline=cost.roofline(100, 100, seconds, PEAK),
+    )
+
+
+ROWS = [
+    *(row("blockwise", t, 1e-9 * t**2, megabytes=1) for t in (1024, 2048)),
+    *(row("ssd", t, 1.5e-6 * t, megabytes=3) for t in (1024, 2048)),
+    *(row("jax-nn", t, 5e-9 * t**2, megabytes=30) for t in (1024, 2048)),
+    row("jax-cudnn", 1024, 0, status="unsupported"),
+    *(row("mla", t, 1e-3, mode="decode", benchmark="decode", kind="mixer") for t in (256, 512)),
+]
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    record.write(tmp_path / "deep" / "rows.jsonl", ROWS)
+    assert record.read(tmp_path / "deep" / "rows.jsonl") == ROWS
+    assert all(row["schema"] == record.SCHEMA and row["environment"]["threads"] for row in ROWS)
+
+
+def test_every_view_holds_every_row_and_the_page_how_to_make_it(tmp_path, monkeypatch):
+    file = tmp_path / "rows.jsonl"
+    record.write(file, ROWS)
+    shown = {}
+    for form in ("table", "csv", "markdown", "html"):
+        out = tmp_path / f"page.{form}"
+        assert bench(monkeypatch, "report", file, "--format", form, "--plots", tmp_path / "plots", "--out", out) == 0
+        shown[form] = out.read_text()
+        for each in ROWS:
+            assert each["candidate"] in shown[form]
+        assert "it is so" in shown[form]
+    assert len(shown["csv"].splitlines()) == 1 + len(ROWS)
+    for page in (shown["markdown"], shown["html"]):
+        assert "minilm bench attention ops --cores made-up" in page
+        assert "ssd passes blockwise at T = 1500" in page
+        assert "time like T^2.00" in page
+        assert "load was beyond its number of cores" in page
+    assert shown["html"].count("data:image/png;base64,") == len(list((tmp_path / "plots").iterdir())) == 4
+    assert "](plots/attention_time.png)" in shown["markdown"]
+    assert all(picture.startswith(b"\x89PNG") for picture in plots.plots(ROWS[:1]).values())
+
+
+def test_a_loaded_machine_and_a_restless_time_are_said_beside_the_row():
+    assert "loaded machine" in views.table(ROWS[:1])
+    restless = ROWS[0] | {"time": protocol.summary([1.0, 2.0, 4.0], 0.1)}
+    assert "not settled: ±50% of 3 samples" in views.note(restless)
+
+
+def test_bars_are_ratios_of_rows():
+    found = {claim: (measured, verdict) for claim, _, measured, verdict in bars.judged(ROWS)}
+    assert found["chunked SSD takes at most 3 × the time of blockwise softmax, 2,048 tokens"] == ("0.73 ×", "holds")
+    assert found["blockwise is at least 6 × as fast as jax.nn, 2,048 tokens"] == ("5.00 ×", "**does not hold**")
+    assert found["blockwise needs at most 1/20 of jax.nn's memory, 2,048 tokens"] == ("1/30.0", "holds")
+    assert found["ssd passes blockwise"] == ("T = 1,500", "measured")
+
+
+def test_a_comparison_fails_where_the_second_is_slower_or_lost(tmp_path, monkeypatch, capsys):
+    files = [tmp_path / name for name in ("same.jsonl", "slow.jsonl", "lost.jsonl", "other.jsonl")]
+    slower, lost = row("ssd", 1024, 1.2 * 1.5e-6 * 1024), row("ssd", 1024, 0, status="wrong")
+    for file, rows in zip(files, (ROWS, [ROWS[0], slower], [lost], [row("other", 8, 1.0)]), strict=True):
+        record.write(file, rows)
+    same, slow, gone, other = files
+    assert bench(monkeypatch, "compare", same, same, "--fail-if-slower", "10%") == 0
+    assert bench(monkeypatch, "compare", same, slow, "--fail-if-slower", "25%") == 0
+    assert bench(monkeypatch, "compare", same, slow) == 0
+    capsys.readouterr()
+    assert bench(monkeypatch, "compare", same, slow, "--fail-if-slower", "10%") == 1
+    assert "1 of 2 rows are more than 10% slower; the worst is ssd, fwd, 1024 tokens" in capsys.readouterr().out
+    assert bench(monkeypatch, "compare", same, gone) == 1
+    assert "ssd, fwd, 1024 tokens, float32 had a time, and is wrong now: it is so" in capsys.readouterr().out
+    assert bench(monkeypatch, "compare", same, other) == 2
+    assert "have no measurement in common" in capsys.readouterr().err
+
+
+# ── the command line ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bench(monkeypatch, *arguments):
+    monkeypatch.setattr(command, "_prepare", lambda: None)  # the tests' own process keeps its cores
+    return command.main([str(argument) for argument in arguments])
+
+
+def test_all_that_there_is_is_listed_with_what_it_can_be_told(monkeypatch, capsys):
+    assert bench(monkeypatch, "list") == 0
+    listed = capsys.readouterr().out
+    assert [name for name in [*VARIANTS, *cores.CORES] if f"\n{name} " not in f"\n{listed}"] == []
+    assert "softmax; options groups=2; arXiv:2305.13245" in listed
+    assert "unavailable here: cuDNN computes on NVIDIA GPUs" in listed
+
+
+def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "mine.jsonl"
+    monkeypatch.setattr(cost, "peak", lambda: PEAK)
+    sizes = ["--heads", "2", "--width", "8", "--budget", "0.01s"]
+    assert bench(monkeypatch, "ops", "--cores", "dense", "--lengths", "8..16", *sizes, "--out", out) == 0
+    assert "dense, fwd, float32: time like T^" in capsys.readouterr().out
+    first, second = (json.loads(line) for line in out.read_text().splitlines())
+    assert (first["sizes"]["length"], second["sizes"]["length"]) == (8, 16)
+    assert first["environment"]["command"].endswith(
+        "ops --cores dense --lengths 8..16 --heads 2 --width 8 --budget 0.01s"
+    )
+    assert bench(monkeypatch, "decode", "--variants", "linear", "--contexts", "8", "--total", "8", *sizes) == 0
+    assert "linear" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["opps"], "There is no command 'opps' (did you mean ops?); there are ops, decode"),
+        (["ops", "--variants", "windo"], "There is no attention variant 'windo', did you mean 'window'?"),
+        (["ops", "--variants", "gqa:groups=two"], "The option groups is 'two', and must be of the kind int"),
+        (["ops", "--cores", "blokwise"], "There is no core 'blokwise' (did you mean blockwise?)"),
+        (["ops", "--cores", "dense:width=3"], "The core dense has no option 'width=3': give name=number, of window"),
+        (["ops", "--cores", "jax-flash:n=3"], "The core jax-flash has no option 'n=3': it takes none"),
+        (["ops", "--cores", "none"], "There is nothing to measure"),
+        (["ops", "--lengths", "512,many"], "--lengths: 'many' is no length: give numbers up to 1048576"),
+        (["ops", "--lengths", "0"], "'0' is no length"),
+        (["ops", "--heads", "3"], "3 heads cannot share a width of 512: choose a number of heads that divides it"),
+        (["ops", "--heads", "-3"], "--heads: '-3' is no whole number above 0"),
+        (["ops", "--dtype", "f23"], "--dtype: there is no dtype 'f23' (did you mean f32?); there are f32, bf16"),
+        (["ops", "--modes", ""], "--modes: give a mode, of fwd, fwdbwd"),
+        (["ops", "--budget", "long"], "--budget: 'long' is not a number of seconds"),
+        (["ops", "--lenths", "512"], "does not know what to do with '--lenths' (did you mean --lengths"),
+        (["decode", "--contexts", "32k"], "A context of 32768 does not fit into 16384 tokens: give more --total"),
+        (["decode", "--heads", "3"], "3 heads cannot share a width of 256"),
+        (["decode", "--variants", "mah"], "There is no attention variant 'mah'"),
+        (["report", "none.jsonl"], "none.jsonl cannot be read: No such file"),
+        (["report", "empty.jsonl"], "empty.jsonl holds no measurement"),
+        (["report", "torn.jsonl"], "Line 2 of torn.jsonl is no JSON: "),
+        (["report", "list.jsonl"], "Line 1 of list.jsonl is no measurement: it lacks schema, benchmark"),
+        (["report", "old.jsonl"], "Line 1 of old.jsonl has schema 0, and this program reads 1"),
+        (["report", "old.jsonl", "--format", "pdf"], "--format: there is no format 'pdf'; there are table, csv"),
+        (["compare", "old.jsonl"], "the following arguments are required: B"),
+        (["compare", "a", "b", "--fail-if-slower", "x"], "--fail-if-slower: 'x' is not a percentage, such as 10%"),
+    ],
+)
+def test_what_cannot_be_understood_is_answered_in_a_sentence(arguments, sentence, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    texts = {"empty": "\n", "torn": json.dumps(ROWS[0]) + '\n{"schema": 1', "list": "[]"}
+    for name, text in (texts | {"old": json.dumps(ROWS[0] | {"schema": 0})}).items():
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    assert bench(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("minilm bench attention: ")
+    assert error.count("\n") == 1
+    assert sentence in error
+
+
+def test_help_shows_what_there_is(monkeypatch, capsys):
+    assert bench(monkeypatch) == 2
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in command.COMMANDS)
+    for name in ("ops", "decode", "list", "report", "compare"):
+        with pytest.raises(SystemExit):
+            bench(monkeypatch, name, "--help")
+        assert f"usage: minilm bench attention {name}" in capsys.readouterr().out
+
+
+def test_the_commas_of_options_are_not_those_between_names():
+    assert options.names("mha,nsa:size=32,n=2,window:width=16") == ["mha", "nsa:size=32,n=2", "window:width=16"]
+    assert options.lengths("256..1k,300") == [256, 300, 512, 1024]
+    with pytest.raises(UsageError, match="3 heads"):
+        options.head_width(8, 3)
+    assert heads_of(8, 2)["k"] == options.head_width(8, 2)

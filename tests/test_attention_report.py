@@ -1,6 +1,8 @@
 """What the attention benchmark measured is shown whole, compared row by row, and asked for in words it understands."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -64,7 +66,8 @@ def test_every_view_holds_every_row_and_the_page_how_to_make_it(tmp_path, monkey
     shown = {}
     for form in ("table", "csv", "markdown", "html"):
         out = tmp_path / f"page.{form}"
-        assert bench(monkeypatch, "report", file, "--format", form, "--plots", tmp_path / "plots", "--out", out) == 0
+        pictures = ["--plots", tmp_path / "plots"] if form == "markdown" else []
+        assert bench(monkeypatch, "report", file, "--format", form, *pictures, "--out", out) == 0
         shown[form] = out.read_text()
         for each in ROWS:
             assert each["candidate"] in shown[form]
@@ -141,6 +144,26 @@ def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
     )
     assert bench(monkeypatch, "decode", "--variants", "linear", "--contexts", "8", "--total", "8", *sizes) == 0
     assert "linear" in capsys.readouterr().out
+
+
+MINE = """
+from minilm.variants.softmax import mqa
+
+def attention(d, heads):
+    "Attention of one's own."
+    return mqa(d, heads)
+"""
+
+
+@pytest.mark.slow
+def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    sizes = ["--lengths", "64,128", "--width", "32", "--heads", "2", "--budget", "1", "--out", "rows.jsonl"]
+    program = [sys.executable, "-m", "minilm.cli", "bench", "attention", "ops", "--variant", "mine:attention", *sizes]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = record.read(tmp_path / "rows.jsonl")
+    assert [(each["candidate"], each["status"]) for each in rows] == [("mine:attention", "ok")] * 2
 
 
 @pytest.mark.parametrize(

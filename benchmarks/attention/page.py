@@ -21,10 +21,10 @@ PICTURES = {
 }
 
 
-def markdown(rows: list[dict], quality: list[dict], pictures: dict[str, Path], out: str | None) -> str:
-    """The page as Markdown, its pictures by their path from there."""
+def markdown(rows: list[dict], quality: list[dict], pictures: dict[str, Path], made_by: str, out: str | None) -> str:
+    """The page as Markdown, its pictures by their path from there; `made_by` is the command that writes it."""
     folder = Path(out).resolve().parent if out else Path.cwd()
-    parts = ["# Attention, measured", _where(rows)]
+    parts = ["# Attention, measured", f"This page is written by `{made_by}`.", *([_where(rows)] if rows else [])]
     for title, lines in _sections(rows, quality):
         parts += [f"## {title}", *lines]
     if pictures:
@@ -35,7 +35,7 @@ def markdown(rows: list[dict], quality: list[dict], pictures: dict[str, Path], o
 
 def as_html(rows: list[dict], quality: list[dict], pictures: dict[str, bytes]) -> str:
     """The page as one HTML file that needs no other."""
-    body = ["<h1>Attention, measured</h1>", f"<p>{html.escape(_where(rows))}</p>"]
+    body = ["<h1>Attention, measured</h1>", f"<p>{html.escape(_where(rows)) if rows else ''}</p>"]
     for name, picture in pictures.items():
         inside = base64.b64encode(picture).decode()
         body.append(f"<h2>{PICTURES[name]}</h2><img alt='{PICTURES[name]}' src='data:image/png;base64,{inside}'>")
@@ -49,13 +49,12 @@ def as_html(rows: list[dict], quality: list[dict], pictures: dict[str, bytes]) -
 
 
 def _where(rows):
-    places = dict.fromkeys(
-        f"{e['cpu'].strip()}, {e['device']}, {e['threads']} of {e['cores']} cores, JAX {e['versions'].get('jax')}, "
-        f"minilm at {e['git']}, {e['date']}"
-        for e in (row["environment"] for row in rows)
-    )
-    loads = [row["environment"]["load"] for row in rows if row["environment"].get("loaded")]
-    text = "Measured in CPU time on " + "; ".join(places) + "."
+    found = [row["environment"] for row in rows]
+    machines = ((e, f"{e['threads']} of {e['cores']} cores, JAX {e['versions'].get('jax')}") for e in found)
+    places = dict.fromkeys(f"{e['cpu'].strip()}, {e['device']}, {more}, {e['date']}" for e, more in machines)
+    revisions = dict.fromkeys(str(e["git"]) for e in found)
+    loads = [e["load"] for e in found if e.get("loaded")]
+    text = "Measured in CPU time on " + "; ".join(places) + f"; minilm at {', '.join(revisions)}."
     if loads:
         text += (
             f" The machine was shared: in {len(loads)} of {len(rows)} rows its load was beyond its number of cores, up "
@@ -67,6 +66,7 @@ def _where(rows):
 def _sections(rows, quality):
     """(title, blocks) of the page; a block is a table or a text."""
     commands = dict.fromkeys(row["environment"]["command"] for row in rows)
+    commands |= {"minilm bench attention quality": None} if quality else {}
     yield "How to reproduce it", ["```sh\n" + "\n".join(commands) + "\n```"]
     judged = bars.judged(rows)
     if judged:

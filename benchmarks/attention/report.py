@@ -33,7 +33,7 @@ def run(chosen) -> int:
     everything = [row for path in chosen.files for row in record.read(path)]
     rows, quality = ([row for row in everything if (row["mode"] == "quality") == asked] for asked in (False, True))
     pictures = plots.plots(rows) if chosen.plots or chosen.format == "html" else {}
-    paths = {}
+    paths, made_by = {}, chosen.command + (f" --out {chosen.out}" if chosen.out else "")
     if chosen.plots:
         Path(chosen.plots).mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
@@ -42,7 +42,7 @@ def run(chosen) -> int:
     text = {
         "table": lambda: f"{views.table(rows)}\n{views.summary(rows)}\n",
         "csv": lambda: views.as_csv(rows),
-        "markdown": lambda: page.markdown(rows, quality, paths, chosen.out),
+        "markdown": lambda: page.markdown(rows, quality, paths, made_by, chosen.out),
         "html": lambda: page.as_html(rows, quality, pictures),
     }[chosen.format]()
     if chosen.out:

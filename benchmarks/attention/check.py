@@ -2,7 +2,9 @@
 
 Inputs are rounded to the precision under test first, so that the error is the computation's own. An error is the
 largest difference, as a share of the largest number that was expected; of several results the worst counts. It may be
-twice the definition's, and 16 units of rounding beyond that. No time is taken of what is wrong.
+twice the definition's, and beyond that 4 units of rounding of the precision under test, to which numbers are rounded on
+their way, and 64 of float32, in which sums are taken. (The gradient of a chunked delta rule, which solves a triangular
+system, needs 50 of these.) No time is taken of what is wrong.
 """
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 
 from benchmarks.attention.candidates import LAWS, Candidate, draw
 
-ALLOWED = 16  # units of rounding
+ON_THE_WAY, IN_SUMS = 4, 64  # units of rounding
 # How a definition is compiled, which runs a few times: optimizing it would take longer than it saves.
 PLAINLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -50,7 +52,7 @@ def check(candidate: Candidate, mode: str, dtype: str, length: int) -> dict:
     both = with_gradients if backward else lambda function: function
     run = jax.jit(both(candidate.function))
     definition = jax.jit(both(candidate.definition), compiler_options=PLAINLY)
-    rounding = float(jnp.finfo(dtype).eps)
+    rounding = ON_THE_WAY * float(jnp.finfo(dtype).eps) + IN_SUMS * float(jnp.finfo(jnp.float32).eps)
     verdict = {"length": length, "laws": {}, "passed": True, "reason": None}
     for law in LAWS:
         inputs = arguments(candidate, law, length, mode, dtype)
@@ -59,7 +61,7 @@ def check(candidate: Candidate, mode: str, dtype: str, length: int) -> dict:
         with jax.enable_x64(True):
             expected = definition(*jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), inputs))
         (error, where), (naive, _) = worst(found, expected), worst(definition(*inputs), expected)
-        allowed = 2 * naive + ALLOWED * rounding
+        allowed = 2 * naive + rounding
         verdict["laws"][law] = {"error": error, "where": where, "naive": naive, "allowed": allowed}
         if not error <= allowed and verdict["passed"]:
             verdict["passed"] = False

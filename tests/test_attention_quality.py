@@ -13,7 +13,7 @@ from benchmarks.attention import quality, quality_cell, quality_sizes, quality_v
 from benchmarks.attention.quality_tasks import TASKS, beyond, setting
 from minilm.data.recall import MQAR, Induction, SelectiveCopy, spread
 from minilm.models import mixer_lm
-from tests.tolerances import MODEL, assert_close
+from tests.tolerances import MODEL, REDUCTION, SAMPLING, assert_close
 
 TINY = "mqar:vocab_size=14,length=12,pairs=3,rows=4,d=8,layers=1"
 SMALL = mixer_lm.Config(
@@ -44,7 +44,10 @@ def test_a_row_says_all_that_decides_it_and_a_second_run_adds_nothing(bench, cap
     assert (code, len(rows)) == (0, 1)
     (row,) = rows
     assert set(row) == ASKED | FOUND
-    data, model = {"vocab_size": 14, "length": 12, "pairs": 3}, {"d": 8, "heads": 2, "layers": 1, "embedding": 1.0}
+    data, model = (
+        {"vocab_size": 14, "length": 12, "pairs": 3},
+        {"d": 8, "heads": 2, "layers": 1, "embedding": 0.05, "branches": 0.1},
+    )
     assert row["sizes"] == data | {"rows": 4} | model
     assert row["options"] == {"width": 4, "convolution": 0, "initial": "random"}
     assert [step for step, _ in row["curve"]] == [10, 20]
@@ -104,6 +107,15 @@ def test_the_questions_alone_give_the_loss_that_all_logits_give():
         for loss, batch in [(quality_cell.question_loss, questions), (mixer_lm.loss, spread(questions))]
     )
     assert_close(of_some, of_all, MODEL, np.float32)
+
+
+def test_a_model_begins_as_large_as_its_setting_says():
+    cell = quality_cell.Cell(setting(TINY + ",vocab_size=999,embedding=0.3,branches=0.5"), "mha", 0, 1e-2)
+    config = cell.config("mha")
+    params, own = quality_cell.begin(cell, config), mixer_lm.init(jax.random.key(0), config)
+    assert abs(params.embedding.std() / 0.3 - 1) < SAMPLING
+    assert_close(params.blocks[0].mixer.w_o, 0.5 * own.blocks[0].mixer.w_o, REDUCTION, np.float32)
+    assert_close(params.blocks[0].mixer.w_q, own.blocks[0].mixer.w_q, REDUCTION, np.float32)
 
 
 def test_held_out_questions_are_none_of_those_trained_on():
@@ -200,8 +212,17 @@ def test_views_hold_every_variant_and_draw_what_there_is(tmp_path, capsys):
 
 def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tmp_path, monkeypatch):
     file = tmp_path / "decode.jsonl"
-    decoded = {"mode": "decode", "status": "ok", "variant": "mha", "S": 4096, "time": {"median_ms": 2.5}}
-    file.write_text(json.dumps(decoded) + "\n" + json.dumps(decoded | {"S": 256, "time": {"median_ms": 9}}) + "\n")
+    decoded = [
+        {
+            "benchmark": "decode",
+            "status": "ok",
+            "candidate": "mha",
+            "sizes": {"context": t},
+            "time": {"median": seconds},
+        }
+        for t, seconds in [(4096, 0.0025), (256, 0.9)]
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in decoded))
     assert quality_views.decode_times(file) == {"mha": 2.5}
     monkeypatch.setattr(quality_views, "decode_times", lambda: {"mha": 2.5})
     rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None)]

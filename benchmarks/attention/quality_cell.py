@@ -1,6 +1,6 @@
 """One cell of the quality benchmark: a variant, a task, a seed and a learning rate, trained and measured.
 
-Optimizer and embedding are the same for all: AdamW, a cosine to nothing after a warm-up over a tenth of the steps (at
+Optimizer and beginning are the same for all: AdamW, a cosine to nothing after a warm-up over a tenth of the steps (at
 most 100), weight decay 0.1, gradients clipped at 1. Every batch is fresh. Models that recall have no feed-forward, and
 logits are taken at the questions alone; the language model is a whole decoder.
 """
@@ -31,6 +31,9 @@ SCANNED = 10  # steps that one compiled call makes
 HELD_OUT = 1 << 32  # added to a seed: fresh batches that no training seed below it meets
 QUESTIONS = 1024  # at least so many are asked at each measurement
 ENOUGH = 0.99
+ENDS_OF_BRANCHES = ("w_o", "w_down")  # fields of a mixer and of a feed-forward
+# What runs a few times is compiled without care: that takes a third of the time.
+ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclass(frozen=True)
@@ -125,16 +128,23 @@ def compiled(loss, config: mixer_lm.Config, learning_rate: float, steps: int):
         learning_rate=learning_rate, warmup_steps=min(100, math.ceil(steps / 10)), final_share=0.0, weight_decay=0.1
     )
     optimizer, loss = make_optimizer(recipe, steps), functools.partial(loss, config=config)
-    measure = jax.jit(lambda params, batch: loss(params, batch)[1])
+    measure = jax.jit(lambda params, batch: loss(params, batch)[1], compiler_options=ONCE)
     return optimizer, make_step(loss, optimizer, seed=0), measure, make_evaluate(loss)
 
 
 def begin(cell: Cell, config: mixer_lm.Config):
-    """The model's own initial parameters, with an embedding as large as the setting says."""
-    key, d = jax.random.key(cell.seed), config.d_model
-    deviation = cell.setting.embedding / math.sqrt(d)
-    embedding = init_embedding(jax.random.fold_in(key, 1), config.vocab_size, d, deviation=deviation)
-    return mixer_lm.init(key, config)._replace(embedding=embedding)
+    """The model's own initial parameters, with embedding and branches as large as the setting says."""
+
+    def scaled(path, leaf):
+        return cell.setting.branches * leaf if getattr(path[-1], "name", "") in ENDS_OF_BRANCHES else leaf
+
+    def init(key):
+        params = jax.tree.map_with_path(scaled, mixer_lm.init(key, config))
+        deviation = cell.setting.embedding
+        embedding = init_embedding(jax.random.fold_in(key, 1), config.vocab_size, config.d_model, deviation=deviation)
+        return params._replace(embedding=embedding)
+
+    return jax.jit(init, compiler_options=ONCE)(jax.random.key(cell.seed))
 
 
 def descend(cell: Cell, config, advance, optimizer, batch_at, measured=None):

@@ -113,8 +113,8 @@ def decode_times(path: Path = measure.RESULTS / "attention_decode.jsonl") -> dic
     found = {}
     for text in path.read_text().splitlines() if path.exists() else []:
         row = json.loads(text)
-        if row.get("mode") == "decode" and row.get("status") == "ok" and DECODED_AT in (row.get("S"), row.get("T")):
-            found[row["variant"]] = row["time"]["median_ms"]
+        if row["benchmark"] == "decode" and row["status"] == "ok" and row["sizes"].get("context") == DECODED_AT:
+            found[row["candidate"]] = 1e3 * row["time"]["median"]
     return found
 
 
@@ -164,6 +164,7 @@ def _point(axes, x, values, name):
 
 def _sizes(row):
     known = {"vocab_size": "V", "length": "T", "pairs": "K", "d": "d", "heads": "heads ", "layers": "layers "}
+    known |= {"embedding": "embedding ", "branches": "branches "}
     return " ".join(f"{letter}{row['sizes'][name]}" for name, letter in known.items() if name in row["sizes"])
 
 

@@ -1,6 +1,7 @@
 """The quality benchmark measures what it says, says all that decides it, and goes on where it stopped."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +13,7 @@ from benchmarks import measure
 from benchmarks.attention import quality, quality_cell, quality_sizes, quality_views
 from benchmarks.attention.quality_tasks import TASKS, beyond, setting
 from minilm.data.recall import MQAR, Induction, SelectiveCopy, spread
+from minilm.data.tokenizers import ByteTokenizer
 from minilm.models import mixer_lm
 from tests.tolerances import MODEL, REDUCTION, SAMPLING, assert_close
 
@@ -23,6 +25,7 @@ ASKED = {"schema", "mode", "task", "sizes", "variant", "options", "match", "seed
 ASKED |= {"evaluated_every", "early_stop"}
 FOUND = {"status", "reason", "steps_run", "curve", "accuracy", "steps_to_99", "transfer", "chance", "bits_per_byte"}
 FOUND |= {"parameters", "state_bytes", "convolution", "matched", "cpu_seconds_a_step", "cpu_seconds", "environment"}
+FOUND |= {"within_reach"}
 
 
 @pytest.fixture
@@ -56,6 +59,15 @@ def test_a_row_says_all_that_decides_it_and_a_second_run_adds_nothing(bench, cap
     assert bench(*wanted)[1] == rows
     more = bench(*wanted, "--seeds", "0", "1")[1]
     assert (more[0], more[1]["seed"], len(more)) == (row, 1, 2)
+
+
+def test_a_language_model_is_measured_in_bits_per_byte_of_text_that_it_did_not_read(bench, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{'ab' * 200}\n\n" for _ in range(200)))
+    task = f"lm:corpus={text},tokenizer=byte,length=6,rows=3,d=8,heads=2,layers=1"
+    (row,) = bench("--tasks", task, "--variants", "mha", "--steps", "20", "--every", "10", "--rates", "3e-2")[1]
+    assert 0 < row["bits_per_byte"] < math.log2(ByteTokenizer().vocab_size)
+    assert (row["tokens"], row["accuracy"], row["chance"]) == (20 * 6 * 3, None, None)
 
 
 def test_a_line_that_was_cut_off_is_run_again(bench, tmp_path):
@@ -132,6 +144,11 @@ def test_a_cache_needs_the_slots_that_its_rule_or_its_scores_may_read(text, slot
     assert quality_sizes.reach(text, 8, 2, 9) == slots
 
 
+def test_layers_and_convolutions_add_their_reach():
+    far = {"mha": None, "window:width=5": 2 * 4, "window:width=5,convolution=3": 2 * (4 + 2), "linear": None}
+    assert {text: quality_sizes.reach_of_all(replace(SMALL, mixer=text)) for text in far} == far
+
+
 def test_state_bytes_are_those_of_both_layers_caches():
     slot = 2 * 8 * 4 + 2 * 4  # key and value of all heads in float32, position and document
     assert quality_sizes.sizes(SMALL).state_bytes == 2 * 12 * slot
@@ -186,7 +203,7 @@ def row(variant, rate, seed, accuracy, task="mqar", **more):
         "learning_rate": rate, "seed": seed, "status": "ok", "accuracy": accuracy,
         "chance": {"token": 0.1, "value": 0.2}, "steps_to_99": None, "transfer": {"T9": accuracy},
         "parameters": 5, "state_bytes": 7, "convolution": "none",
-        "matched": None, "cpu_seconds_a_step": 0.5, "bits_per_byte": None,
+        "within_reach": 0.25, "matched": None, "cpu_seconds_a_step": 0.5, "bits_per_byte": None,
     }  # fmt: skip
     return base | more
 
@@ -206,6 +223,7 @@ def test_views_hold_every_variant_and_draw_what_there_is(tmp_path, capsys):
     assert "0.600 (0.500–0.700)" in text
     assert "unsupported: Not here." in text
     assert "ranks nothing" in text
+    assert "mha reaches 25% of the answers: 0.400 at best." in text
     assert [path.name for path in quality_views.draw(rows, tmp_path)] == ["accuracy_by_state.png"]
     assert "bits per byte against decode time is not drawn" in capsys.readouterr().out
 

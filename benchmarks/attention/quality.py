@@ -68,7 +68,7 @@ PRESETS = {
             *("mha", "mamba2", "delta-net", "gated-delta-net"),
         ),
         seeds=(0,),
-        rates=(3e-3,),
+        rates=(1e-2,),
     ),
     "cpu": Preset(
         tasks=("mqar", "mqar:length=128,pairs=32", "induction", "selective-copy:pairs=4", "lm"),

@@ -62,6 +62,12 @@ def _task(title, records):
         text.append(f"Chance: any token {token:.3f}; knows the values and not the binding {value:.3f}.")
     if min(min(len(r["seeds"]) for r in ranked), min(r["rates"] for r in ranked)) < FEW:
         text.append(f"Fewer than {FEW} seeds or learning rates: this sizes the task, and ranks nothing.")
+    for row in done:
+        if row["within_reach"] is not None:
+            share, value = row["within_reach"], row["chance"]["value"]
+            text.append(
+                f"{row['variant']} reaches {share:.0%} of the answers: {share + (1 - share) * value:.3f} at best."
+            )
     far = list(done[0]["transfer"]) if done else []
     measure_of = "bits per byte" if done and done[0]["accuracy"] is None else "accuracy"
     head = ["variant", "convolution", measure_of, "seeds", "99% at step", *far, "rate", "parameters", "state bytes"]

@@ -63,7 +63,8 @@ def test_a_row_says_all_that_decides_it_and_a_second_run_adds_nothing(bench, cap
 
 def test_a_language_model_is_measured_in_bits_per_byte_of_text_that_it_did_not_read(bench, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("".join(f"{'ab' * 200}\n\n" for _ in range(200)))
+    letters = np.random.default_rng(0).choice([*"abcdef "], (200, 400))
+    text.write_text("\n\n".join(map("".join, letters)))
     task = f"lm:corpus={text},tokenizer=byte,length=6,rows=3,d=8,heads=2,layers=1"
     (row,) = bench("--tasks", task, "--variants", "mha", "--steps", "20", "--every", "10", "--rates", "3e-2")[1]
     assert 0 < row["bits_per_byte"] < math.log2(ByteTokenizer().vocab_size)
@@ -224,24 +225,23 @@ def test_views_hold_every_variant_and_draw_what_there_is(tmp_path, capsys):
     assert "unsupported: Not here." in text
     assert "ranks nothing" in text
     assert "mha reaches 25% of the answers: 0.400 at best." in text
-    assert [path.name for path in quality_views.draw(rows, tmp_path)] == ["accuracy_by_state.png"]
+    assert [path.name for path in quality_views.draw(rows, tmp_path, tmp_path / "none")] == ["accuracy_by_state.png"]
     assert "bits per byte against decode time is not drawn" in capsys.readouterr().out
 
 
-def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tmp_path, monkeypatch):
+def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tmp_path):
     file = tmp_path / "decode.jsonl"
     decoded = [
         {
-            "benchmark": "decode",
+            "mode": "decode",
             "status": "ok",
             "candidate": "mha",
-            "sizes": {"context": t},
+            "sizes": {"context": context, "sequences": 4},
             "time": {"median": seconds},
         }
-        for t, seconds in [(4096, 0.0025), (256, 0.9)]
+        for context, seconds in [(4096, 0.01), (256, 0.9)]
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in decoded))
     assert quality_views.decode_times(file) == {"mha": 2.5}
-    monkeypatch.setattr(quality_views, "decode_times", lambda: {"mha": 2.5})
-    rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None)]
-    assert [path.name for path in quality_views.draw(rows, tmp_path)] == ["bits_by_decode_time.png"]
+    rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None, within_reach=None)]
+    assert [path.name for path in quality_views.draw(rows, tmp_path, file)] == ["bits_by_decode_time.png"]

@@ -5,8 +5,6 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import measure
-
 FEW = 3  # seeds, and learning rates, below which nothing is ranked
 DECODED_AT = 4096  # the context at which the language models' plot reads the time of a token
 
@@ -94,8 +92,8 @@ def _task(title, records):
     return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
-def draw(rows: list[dict], folder: Path) -> list[Path]:
-    """Both headline plots into the folder, or a sentence on why there is none."""
+def draw(rows: list[dict], folder: Path, decoded: Path) -> list[Path]:
+    """Both headline plots into the folder, or a sentence on why there is none; `decoded` holds times of decoding."""
     folder.mkdir(parents=True, exist_ok=True)
     records, drawn = [record for record in best(rows) if record["seeds"]], []
     recalled = [record for record in records if record["row"]["accuracy"] is not None]
@@ -104,23 +102,23 @@ def draw(rows: list[dict], folder: Path) -> list[Path]:
         drawn.append(_draw_recall(recalled, folder / "accuracy_by_state.png"))
     else:
         print("There is no task of recall in this file: accuracy against state bytes is not drawn.")
-    times = decode_times()
+    times = decode_times(decoded)
     timed = [(record, times[record["row"]["variant"]]) for record in read if record["row"]["variant"] in times]
     if timed:
         drawn.append(_draw_text(timed, folder / "bits_by_decode_time.png"))
     else:
-        lacking = "cells of lm" if not read else f"times of decoding at {DECODED_AT} for its variants"
+        lacking = "cells of lm" if not read else f"times of decoding at {DECODED_AT} for its variants in {decoded}"
         print(f"There are no {lacking}: bits per byte against decode time is not drawn.")
     return drawn
 
 
-def decode_times(path: Path = measure.RESULTS / "attention_decode.jsonl") -> dict[str, float]:
-    """Milliseconds of a decoded token at a long context, by variant, of the decode benchmark's file where it is."""
+def decode_times(path: Path) -> dict[str, float]:
+    """Milliseconds of a decoded token at a long context, by variant, where the decode benchmark's file is."""
     found = {}
     for text in path.read_text().splitlines() if path.exists() else []:
         row = json.loads(text)
-        if row["benchmark"] == "decode" and row["status"] == "ok" and row["sizes"].get("context") == DECODED_AT:
-            found[row["candidate"]] = 1e3 * row["time"]["median"]
+        if row["mode"] == "decode" and row["status"] == "ok" and row["sizes"]["context"] == DECODED_AT:
+            found[row["candidate"]] = 1e3 * row["time"]["median"] / row["sizes"]["sequences"]
     return found
 
 

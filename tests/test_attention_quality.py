@@ -1,6 +1,7 @@
 """The quality benchmark measures what it says, says all that decides it, and goes on where it stopped."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -12,8 +13,9 @@ from benchmarks import measure
 from benchmarks.attention import quality, quality_cell, quality_sizes, quality_views
 from benchmarks.attention.quality_tasks import TASKS, beyond, setting
 from minilm.data.recall import MQAR, Induction, SelectiveCopy, spread
+from minilm.data.tokenizers import ByteTokenizer
 from minilm.models import mixer_lm
-from tests.tolerances import MODEL, assert_close
+from tests.tolerances import MODEL, REDUCTION, SAMPLING, assert_close
 
 TINY = "mqar:vocab_size=14,length=12,pairs=3,rows=4,d=8,layers=1"
 SMALL = mixer_lm.Config(
@@ -23,6 +25,7 @@ ASKED = {"schema", "mode", "task", "sizes", "variant", "options", "match", "seed
 ASKED |= {"evaluated_every", "early_stop"}
 FOUND = {"status", "reason", "steps_run", "curve", "accuracy", "steps_to_99", "transfer", "chance", "bits_per_byte"}
 FOUND |= {"parameters", "state_bytes", "convolution", "matched", "cpu_seconds_a_step", "cpu_seconds", "environment"}
+FOUND |= {"within_reach"}
 
 
 @pytest.fixture
@@ -44,7 +47,10 @@ def test_a_row_says_all_that_decides_it_and_a_second_run_adds_nothing(bench, cap
     assert (code, len(rows)) == (0, 1)
     (row,) = rows
     assert set(row) == ASKED | FOUND
-    data, model = {"vocab_size": 14, "length": 12, "pairs": 3}, {"d": 8, "heads": 2, "layers": 1, "embedding": 1.0}
+    data, model = (
+        {"vocab_size": 14, "length": 12, "pairs": 3},
+        {"d": 8, "heads": 2, "layers": 1, "embedding": 0.05, "branches": 0.1},
+    )
     assert row["sizes"] == data | {"rows": 4} | model
     assert row["options"] == {"width": 4, "convolution": 0, "initial": "random"}
     assert [step for step, _ in row["curve"]] == [10, 20]
@@ -53,6 +59,16 @@ def test_a_row_says_all_that_decides_it_and_a_second_run_adds_nothing(bench, cap
     assert bench(*wanted)[1] == rows
     more = bench(*wanted, "--seeds", "0", "1")[1]
     assert (more[0], more[1]["seed"], len(more)) == (row, 1, 2)
+
+
+def test_a_language_model_is_measured_in_bits_per_byte_of_text_that_it_did_not_read(bench, tmp_path):
+    text = tmp_path / "text.txt"
+    letters = np.random.default_rng(0).choice([*"abcdef "], (200, 400))
+    text.write_text("\n\n".join(map("".join, letters)))
+    task = f"lm:corpus={text},tokenizer=byte,length=6,rows=3,d=8,heads=2,layers=1"
+    (row,) = bench("--tasks", task, "--variants", "mha", "--steps", "20", "--every", "10", "--rates", "3e-2")[1]
+    assert 0 < row["bits_per_byte"] < math.log2(ByteTokenizer().vocab_size)
+    assert (row["tokens"], row["accuracy"], row["chance"]) == (20 * 6 * 3, None, None)
 
 
 def test_a_line_that_was_cut_off_is_run_again(bench, tmp_path):
@@ -106,6 +122,15 @@ def test_the_questions_alone_give_the_loss_that_all_logits_give():
     assert_close(of_some, of_all, MODEL, np.float32)
 
 
+def test_a_model_begins_as_large_as_its_setting_says():
+    cell = quality_cell.Cell(setting(TINY + ",vocab_size=999,embedding=0.3,branches=0.5"), "mha", 0, 1e-2)
+    config = cell.config("mha")
+    params, own = quality_cell.begin(cell, config), mixer_lm.init(jax.random.key(0), config)
+    assert abs(params.embedding.std() / 0.3 - 1) < SAMPLING
+    assert_close(params.blocks[0].mixer.w_o, 0.5 * own.blocks[0].mixer.w_o, REDUCTION, np.float32)
+    assert_close(params.blocks[0].mixer.w_q, own.blocks[0].mixer.w_q, REDUCTION, np.float32)
+
+
 def test_held_out_questions_are_none_of_those_trained_on():
     cell = quality_cell.Cell(setting(TINY), "mha", seed=3, learning_rate=1e-2)
     ours = cell.setting.data.batch(cell.seed, 0, 4).tokens
@@ -118,6 +143,11 @@ def test_held_out_questions_are_none_of_those_trained_on():
 )
 def test_a_cache_needs_the_slots_that_its_rule_or_its_scores_may_read(text, slots):
     assert quality_sizes.reach(text, 8, 2, 9) == slots
+
+
+def test_layers_and_convolutions_add_their_reach():
+    far = {"mha": None, "window:width=5": 2 * 4, "window:width=5,convolution=3": 2 * (4 + 2), "linear": None}
+    assert {text: quality_sizes.reach_of_all(replace(SMALL, mixer=text)) for text in far} == far
 
 
 def test_state_bytes_are_those_of_both_layers_caches():
@@ -174,7 +204,7 @@ def row(variant, rate, seed, accuracy, task="mqar", **more):
         "learning_rate": rate, "seed": seed, "status": "ok", "accuracy": accuracy,
         "chance": {"token": 0.1, "value": 0.2}, "steps_to_99": None, "transfer": {"T9": accuracy},
         "parameters": 5, "state_bytes": 7, "convolution": "none",
-        "matched": None, "cpu_seconds_a_step": 0.5, "bits_per_byte": None,
+        "within_reach": 0.25, "matched": None, "cpu_seconds_a_step": 0.5, "bits_per_byte": None,
     }  # fmt: skip
     return base | more
 
@@ -194,11 +224,12 @@ def test_views_hold_every_variant_and_draw_what_there_is(tmp_path, capsys):
     assert "0.600 (0.500–0.700)" in text
     assert "unsupported: Not here." in text
     assert "ranks nothing" in text
-    assert [path.name for path in quality_views.draw(rows, tmp_path)] == ["accuracy_by_state.png"]
+    assert "mha reaches 25% of the answers: 0.400 at best." in text
+    assert [path.name for path in quality_views.draw(rows, tmp_path, tmp_path / "none")] == ["accuracy_by_state.png"]
     assert "bits per byte against decode time is not drawn" in capsys.readouterr().out
 
 
-def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tmp_path, monkeypatch):
+def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tmp_path):
     file = tmp_path / "decode.jsonl"
     decoded = {
         "schema": 1,
@@ -212,6 +243,5 @@ def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tm
     other = decoded | {"sizes": {"context": 256}, "time": {"token": 0.009}}
     file.write_text("".join(json.dumps(row) + "\n" for row in (decoded, other)))
     assert quality_views.decode_times(file) == {"mha": 2.5}
-    monkeypatch.setattr(quality_views, "decode_times", lambda: {"mha": 2.5})
-    rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None)]
-    assert [path.name for path in quality_views.draw(rows, tmp_path)] == ["bits_by_decode_time.png"]
+    rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None, within_reach=None)]
+    assert [path.name for path in quality_views.draw(rows, tmp_path, file)] == ["bits_by_decode_time.png"]

@@ -27,7 +27,7 @@ def mqar(draw):
 
 @given(mqar(), seeds, steps)
 def test_each_key_is_asked_for_once_and_the_target_is_its_value(task, seed, step):
-    tokens, places, targets, _ = task.batch(seed, step, rows=3)
+    tokens, places, targets, *_ = task.batch(seed, step, rows=3)
     told = 2 * task.pairs
     for row, where, wanted in zip(tokens, places, targets, strict=True):
         value_of = dict(zip(row[:told:2].tolist(), row[1:told:2].tolist(), strict=True))
@@ -39,7 +39,7 @@ def test_each_key_is_asked_for_once_and_the_target_is_its_value(task, seed, step
 
 @given(mqar(), seeds, steps)
 def test_keys_values_and_filler_are_told_apart_by_the_vocabulary(task, seed, step):
-    tokens, places, targets, _ = task.batch(seed, step, rows=3)
+    tokens, places, targets, *_ = task.batch(seed, step, rows=3)
     half, told = task.vocab_size // 2, 2 * task.pairs
     keys = tokens[:, :told:2]
     assert ((keys >= 1) & (keys < half)).all()
@@ -57,7 +57,7 @@ def test_the_first_slot_is_drawn_as_often_as_the_power_law_says():
 @given(st.integers(1, 6), st.integers(0, 9), st.integers(4, 9), seeds)
 def test_copied_tokens_stand_among_blanks_in_the_order_in_which_they_are_asked_for(pairs, more, vocab_size, seed):
     task = SelectiveCopy(vocab_size, 2 * pairs + 1 + more, pairs)
-    tokens, places, targets, _ = task.batch(seed, step=1, rows=3)
+    tokens, places, targets, *_ = task.batch(seed, step=1, rows=3)
     mark = task.length - pairs - 1
     assert (tokens[:, mark] == vocab_size - 1).all()
     assert not tokens[:, mark + 1 :].any()
@@ -74,7 +74,7 @@ def test_a_token_to_copy_stands_anywhere_before_the_mark_with_equal_probability(
 
 @given(st.integers(3, 20), st.integers(3, 9), seeds)
 def test_the_special_token_stands_twice_and_its_successor_is_asked_for(length, vocab_size, seed):
-    tokens, places, targets, _ = Induction(vocab_size, length).batch(seed, step=2, rows=5)
+    tokens, places, targets, *_ = Induction(vocab_size, length).batch(seed, step=2, rows=5)
     assert ((tokens == 0).sum(1) == 2).all()
     assert (places == length - 1).all()
     for row, target in zip(tokens, targets[:, 0], strict=True):
@@ -82,11 +82,18 @@ def test_the_special_token_stands_twice_and_its_successor_is_asked_for(length, v
         assert (last, row[first + 1]) == (length - 1, target)
 
 
-def test_a_window_shorter_than_the_text_reaches_the_special_token_in_its_share_of_the_texts():
-    task = Induction(length=64)
-    first = (task.batch(seed=0, step=0, rows=9_000).tokens == 0).argmax(1)
-    within = (task.length - 1 - first)[:, None] < np.arange(3, 64)
-    assert np.abs(within.mean(0) - (np.arange(3, 64) - 2) / 62).max() < SAMPLING
+def test_a_window_reaches_the_answer_of_induction_in_its_share_of_the_texts():
+    task, reaches = Induction(length=64), np.arange(1, 63)
+    within = task.batch(seed=0, step=0, rows=9_000).distances <= reaches
+    assert np.abs(within.mean(0) - reaches / 62).max() < SAMPLING
+
+
+@each_task
+@given(seeds, steps)
+def test_the_answer_stands_as_far_back_as_is_said(task, seed, step):
+    tokens, places, targets, _, distances = task.batch(seed, step, rows=3)
+    assert (distances > 0).all()
+    assert (np.take_along_axis(tokens, places - distances, axis=1) == targets).all()
 
 
 @each_task
@@ -116,7 +123,7 @@ def test_a_batch_is_a_function_of_seed_and_step(task, seed, step):
 @each_task
 def test_chance_is_how_often_any_value_of_the_text_is_the_right_one(task):
     """Over all the values that a text has, not one drawn of them: the mean is then that much surer."""
-    tokens, _, targets, _ = task.batch(seed=0, step=0, rows=9_000)
+    tokens, _, targets, *_ = task.batch(seed=0, step=0, rows=9_000)
     data = {MQAR: tokens[:, 1 : 2 * task.pairs : 2], SelectiveCopy: targets, Induction: tokens[:, :-1]}[type(task)]
     values = np.ma.masked_equal(data, 0)
     right = (values[:, None] == targets[..., None]).mean()

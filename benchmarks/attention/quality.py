@@ -19,7 +19,7 @@ from pathlib import Path
 import benchmarks.measure as measure
 
 SCHEMA = 1
-FILE = measure.RESULTS / "attention_quality.jsonl"
+FILE, DECODED = (measure.RESULTS / f"attention_{name}.jsonl" for name in ("quality", "decode"))
 CONVOLVED = ("nope", "mha", "window:width=16", "linear", "based", "retnet", "gla", "rwkv6")  # the others have their own
 OWN = ("mamba2", "delta-net", "gated-delta-net")
 SOFTMAX = ("mqa", "gqa", "mla", "alibi", "sigmoid", "differential", "forgetting", "gated")
@@ -68,7 +68,7 @@ PRESETS = {
             *("mha", "mamba2", "delta-net", "gated-delta-net"),
         ),
         seeds=(0,),
-        rates=(3e-3,),
+        rates=(1e-2,),
     ),
     "cpu": Preset(
         tasks=("mqar", "mqar:length=128,pairs=32", "induction", "selective-copy:pairs=4", "lm"),
@@ -98,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--out", type=Path, default=FILE, help="the file of results, continued where it ends")
     flags.add_argument("--plan", action="store_true", help="list the cells, and run none")
     flags.add_argument("--views", nargs="?", const="", metavar="FOLDER", help="table of the file; plots into a folder")
+    flags.add_argument("--decoded", type=Path, default=DECODED, help="rows of decode --out, for the second plot")
     flags.add_argument("--core", type=int, default=0, help="the processor core that everything is held to")
     flags.add_argument("--accelerator", action="store_true", help="use the device that JAX finds, not one CPU core")
     return flags
@@ -186,7 +187,7 @@ def main(arguments: list[str]) -> int:
     if not flags.plan:
         print(quality_views.table(rows_of(flags.out)))
     if flags.views:
-        quality_views.draw(rows_of(flags.out), Path(flags.views))
+        quality_views.draw(rows_of(flags.out), Path(flags.views), flags.decoded)
     return 0
 
 

@@ -1,6 +1,6 @@
 """One cell of the quality benchmark: a variant, a task, a seed and a learning rate, trained and measured.
 
-Optimizer and embedding are the same for all: AdamW, a cosine to nothing after a warm-up over a tenth of the steps (at
+Optimizer and beginning are the same for all: AdamW, a cosine to nothing after a warm-up over a tenth of the steps (at
 most 100), weight decay 0.1, gradients clipped at 1. Every batch is fresh. Models that recall have no feed-forward, and
 logits are taken at the questions alone; the language model is a whole decoder.
 """
@@ -31,6 +31,9 @@ SCANNED = 10  # steps that one compiled call makes
 HELD_OUT = 1 << 32  # added to a seed: fresh batches that no training seed below it meets
 QUESTIONS = 1024  # at least so many are asked at each measurement
 ENOUGH = 0.99
+ENDS_OF_BRANCHES = ("w_o", "w_down")  # fields of a mixer and of a feed-forward
+# What runs once is compiled without care, in a third of the time.
+ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,18 @@ def compiled(loss, config: mixer_lm.Config, learning_rate: float, steps: int):
 
 
 def begin(cell: Cell, config: mixer_lm.Config):
-    """The model's own initial parameters, with an embedding as large as the setting says."""
-    key, d = jax.random.key(cell.seed), config.d_model
-    deviation = cell.setting.embedding / math.sqrt(d)
-    embedding = init_embedding(jax.random.fold_in(key, 1), config.vocab_size, d, deviation=deviation)
-    return mixer_lm.init(key, config)._replace(embedding=embedding)
+    """The model's own initial parameters, with embedding and branches as large as the setting says."""
+
+    def scaled(path, leaf):
+        return cell.setting.branches * leaf if getattr(path[-1], "name", "") in ENDS_OF_BRANCHES else leaf
+
+    def init(key):
+        params = jax.tree.map_with_path(scaled, mixer_lm.init(key, config))
+        deviation = cell.setting.embedding
+        embedding = init_embedding(jax.random.fold_in(key, 1), config.vocab_size, config.d_model, deviation=deviation)
+        return params._replace(embedding=embedding)
+
+    return jax.jit(init, compiler_options=ONCE)(jax.random.key(cell.seed))
 
 
 def descend(cell: Cell, config, advance, optimizer, batch_at, measured=None):
@@ -183,8 +193,16 @@ def learn_recall(cell: Cell, config: mixer_lm.Config) -> dict:
         "steps_to_99": next((step for step, right in went["curve"] if right >= ENOUGH), None),
         "transfer": {n: round(accuracy(params, far), 4) for n, far in beyond(data).items()} if finished else {},
         "chance": {name: round(right, 5) for name, right in data.chance._asdict().items()},
+        "within_reach": within_reach(cell, config),
         "bits_per_byte": None,
     }
+
+
+def within_reach(cell: Cell, config: mixer_lm.Config) -> float | None:
+    """The share of questions whose answer the model can have read; None where it reads all. Beyond, it must guess."""
+    far = quality_sizes.reach_of_all(config)
+    distances = cell.setting.data.batch(HELD_OUT + cell.seed, 0, QUESTIONS).distances
+    return None if far is None else round(float((distances <= far).mean()), 4)
 
 
 def learn_text(cell: Cell, config: mixer_lm.Config) -> dict:
@@ -195,6 +213,7 @@ def learn_text(cell: Cell, config: mixer_lm.Config) -> dict:
         cell, config, advance, optimizer, Batches(text.train.tokens, data.length, rows, cell.seed).batch
     )
     results = {"accuracy": None, "steps_to_99": None, "transfer": {}, "chance": None, "bits_per_byte": None}
+    results["within_reach"] = None
     if went["status"] == "ok":
         nats, tokens = evaluate(params, evaluation_batches(text.validation.tokens, data.length, rows))
         results["bits_per_byte"] = round(text.validation.bits_per_byte(nats / tokens), 4)
@@ -205,7 +224,7 @@ def learn_text(cell: Cell, config: mixer_lm.Config) -> dict:
 def corpus(data: Text):
     """The corpus, prepared once a process, in a folder that lasts as long."""
     wanted = DataConfig(corpus=data.corpus, tokenizer=data.tokenizer, vocab_size=data.vocab_size)
-    return prepare(wanted, Path(_folder().name) / f"{len(list(Path(_folder().name).iterdir()))}")
+    return prepare(wanted, Path(tempfile.mkdtemp(dir=_folder().name)))
 
 
 @functools.cache

@@ -72,14 +72,24 @@ def sizes(config: mixer_lm.Config) -> Sizes:
     A cache is made as large as it has to be: a window rolls through one of its own width.
     """
     params = jax.eval_shape(lambda key: mixer_lm.init(key, config), jax.random.key(0))
+    held = _state_bytes(config, slots(config) or config.context_length)
+    return Sizes(sum(leaf.size for leaf in jax.tree.leaves(params)), held)
 
-    def state(slots):
-        return jax.eval_shape(lambda params: mixer_lm.init_state(params, slots, config=config), params)
 
+@functools.cache
+def slots(config: mixer_lm.Config) -> int | None:
+    """How many tokens a layer's cache has to hold at the context length; None where the state has a fixed size."""
     length = config.context_length
-    if _bytes(state(length)) != _bytes(state(length + 1)):
-        length = reach(told(config.mixer, convolution=0), config.d_model, config.n_heads, length)
-    return Sizes(sum(leaf.size for leaf in jax.tree.leaves(params)), _bytes(state(length)))
+    if _state_bytes(config, length) == _state_bytes(config, length + 1):
+        return None
+    return reach(told(config.mixer, convolution=0), config.d_model, config.n_heads, length)
+
+
+def reach_of_all(config: mixer_lm.Config) -> int | None:
+    """How many tokens back the whole model reads, layer upon layer; None for all of the context."""
+    if slots(config) in (None, config.context_length):
+        return None
+    return config.n_layers * (slots(config) - 1 + max(all_options(config.mixer)["convolution"] - 1, 0))
 
 
 @functools.cache
@@ -124,5 +134,7 @@ def matched(config: mixer_lm.Config, what: str, target: int) -> mixer_lm.Config:
     return min(candidates[max(above - 1, 0) : above + 1], key=lambda config: abs(size(config) - target))
 
 
-def _bytes(state):
+def _state_bytes(config, slots):
+    params = jax.eval_shape(lambda key: mixer_lm.init(key, config), jax.random.key(0))
+    state = jax.eval_shape(lambda params: mixer_lm.init_state(params, slots, config=config), params)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

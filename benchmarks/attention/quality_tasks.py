@@ -29,10 +29,19 @@ class Text:
 
 @dataclass(frozen=True)
 class Setting:
-    """A task; the steps, and the rows of a batch; the model's width, heads and layers, and how its embedding begins.
+    """A task; the steps, and the rows of a batch; the model's width, heads and layers, and how large it begins.
 
-    The embedding is N(0, embedding² / d): at 1 the first logits have unit variance. It decides whether recall is
-    learnt, whatever the mixer: with GPT-2's 0.02, which is 0.16 here at a width of 64, the branches drown the tokens.
+    The embedding is N(0, embedding²), and what a branch adds to the stream is multiplied by `branches` at first, by its
+    last weight. These two decide whether recall is learnt, whatever the mixer. MQAR of 8 pairs, one seed; the step at
+    which 99% were reached, or the accuracy at the last step that was run:
+
+    | embedding, branches | 0.02, 1 | 0.125, 1 | 0.125, 0.1 | 0.02, 0.1 | 0.05, 0.1 |
+    |---|---|---|---|---|---|
+    | softmax without positions, convolution | 0.15 at 1000 | 300 | 250 | 400 | 250 |
+    | rotary softmax, no convolution | 0.64 at 700 | 0.18 at 1000 | 0.16 at 500 | 400 | 0.84 at 500 |
+    | Mamba-2 | 0.17 at 400 | 0.14 at 1000 | 0.98 at 400 | 0.41 at 400 | 400 |
+
+    Large branches drown the token that a position holds; a large embedding that also reads out repeats it.
     """
 
     data: MQAR | SelectiveCopy | Induction | Text
@@ -41,7 +50,8 @@ class Setting:
     d: int = 64
     heads: int = 2
     layers: int = 2
-    embedding: float = 1.0
+    embedding: float = 0.05
+    branches: float = 0.1
 
     @property
     def task(self) -> str:

@@ -5,7 +5,6 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import measure
 from benchmarks.attention.record import read
 
 FEW = 3  # seeds, and learning rates, below which nothing is ranked
@@ -63,6 +62,12 @@ def _task(title, records):
         text.append(f"Chance: any token {token:.3f}; knows the values and not the binding {value:.3f}.")
     if min(min(len(r["seeds"]) for r in ranked), min(r["rates"] for r in ranked)) < FEW:
         text.append(f"Fewer than {FEW} seeds or learning rates: this sizes the task, and ranks nothing.")
+    for row in done:
+        if row["within_reach"] is not None:
+            share, value = row["within_reach"], row["chance"]["value"]
+            text.append(
+                f"{row['variant']} reaches {share:.0%} of the answers: {share + (1 - share) * value:.3f} at best."
+            )
     far = list(done[0]["transfer"]) if done else []
     measure_of = "bits per byte" if done and done[0]["accuracy"] is None else "accuracy"
     head = ["variant", "convolution", measure_of, "seeds", "99% at step", *far, "rate", "parameters", "state bytes"]
@@ -89,8 +94,8 @@ def _task(title, records):
     return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
-def draw(rows: list[dict], folder: Path) -> list[Path]:
-    """Both headline plots into the folder, or a sentence on why there is none."""
+def draw(rows: list[dict], folder: Path, decoded: Path) -> list[Path]:
+    """Both headline plots into the folder, or a sentence on why there is none; `decoded` holds times of decoding."""
     folder.mkdir(parents=True, exist_ok=True)
     records, drawn = [record for record in best(rows) if record["seeds"]], []
     recalled = [record for record in records if record["row"]["accuracy"] is not None]
@@ -99,17 +104,17 @@ def draw(rows: list[dict], folder: Path) -> list[Path]:
         drawn.append(_draw_recall(recalled, folder / "accuracy_by_state.png"))
     else:
         print("There is no task of recall in this file: accuracy against state bytes is not drawn.")
-    times = decode_times()
+    times = decode_times(decoded)
     timed = [(record, times[record["row"]["variant"]]) for record in texts if record["row"]["variant"] in times]
     if timed:
         drawn.append(_draw_text(timed, folder / "bits_by_decode_time.png"))
     else:
-        lacking = "cells of lm" if not texts else f"times of decoding at {DECODED_AT} for its variants"
+        lacking = "cells of lm" if not texts else f"times of decoding at {DECODED_AT} for its variants in {decoded}"
         print(f"There are no {lacking}: bits per byte against decode time is not drawn.")
     return drawn
 
 
-def decode_times(path: Path = measure.RESULTS / "attention_decode.jsonl") -> dict[str, float]:
+def decode_times(path: Path) -> dict[str, float]:
     """Milliseconds of a decoded token at a long context, by variant, of the decode benchmark's file where it is."""
     rows = read(path) if path.exists() else []
     there = [row for row in rows if row["benchmark"] == "decode" and row["sizes"]["context"] == DECODED_AT]
@@ -162,6 +167,7 @@ def _point(axes, x, values, name):
 
 def _sizes(row):
     known = {"vocab_size": "V", "length": "T", "pairs": "K", "d": "d", "heads": "heads ", "layers": "layers "}
+    known |= {"embedding": "embedding ", "branches": "branches "}
     return " ".join(f"{letter}{row['sizes'][name]}" for name, letter in known.items() if name in row["sizes"])
 
 

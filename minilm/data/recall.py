@@ -5,9 +5,9 @@ asks for all of them in order; `Induction` shows once what follows a special tok
 batch is a function of (seed, step) and none is like another, so that what is learnt is the rule and not the rows.
 
 >>> task = MQAR(vocab_size=16, length=8, pairs=2)
->>> tokens, places, targets, _ = task.batch(seed=0, step=3, rows=1)
->>> print(tokens, places, targets)
-[[ 5  9  4 10  5  0  4  0]] [[4 6]] [[ 9 10]]
+>>> tokens, places, targets, _, distances = task.batch(seed=0, step=3, rows=1)
+>>> print(tokens, places, targets, distances)
+[[ 5  9  4 10  5  0  4  0]] [[4 6]] [[ 9 10]] [[3 3]]
 
 Two accuracies mean that nothing was recalled, and stand beside every result as `chance`: that of any token, 1/V, and
 that of a model that knows which values the text has and not which of them is asked for, about 1/K.
@@ -30,12 +30,14 @@ class Questions(NamedTuple):
     places:  (b, q) int32, where the questions stand in each row, rising.
     targets: (b, q) int32, their answers.
     weights: (b, q) float32, 1 throughout: every question counts the same, and nothing else counts.
+    distances: (b, q) int32, how many tokens before its place the answer was told: who reaches less far must guess.
     """
 
     tokens: Any
     places: Any
     targets: Any
     weights: Any
+    distances: Any
 
 
 class Chance(NamedTuple):
@@ -86,7 +88,7 @@ class MQAR:
         tokens = np.zeros((rows, self.length), np.int32)
         tokens[:, 0:told:2], tokens[:, 1:told:2] = keys, values
         np.put_along_axis(tokens, places, keys, axis=1)
-        return _questions(tokens, places, values)
+        return _questions(tokens, places, values, np.arange(1, told, 2))
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,10 @@ class SelectiveCopy:
         rng, mark = _rng(seed, step), self.length - self.pairs - 1
         copied = rng.integers(1, self.vocab_size - 1, (rows, self.pairs))
         tokens = np.zeros((rows, self.length), np.int32)
-        np.put_along_axis(tokens, np.sort(_distinct(rng, rows, mark, self.pairs), axis=1), copied, axis=1)
+        where = np.sort(_distinct(rng, rows, mark, self.pairs), axis=1)
+        np.put_along_axis(tokens, where, copied, axis=1)
         tokens[:, mark] = self.vocab_size - 1
-        return _questions(tokens, np.broadcast_to(np.arange(mark + 1, self.length), copied.shape), copied)
+        return _questions(tokens, np.broadcast_to(np.arange(mark + 1, self.length), copied.shape), copied, where)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ class Induction:
         tokens = rng.integers(1, self.vocab_size, (rows, self.length)).astype(np.int32)
         special = rng.integers(0, self.length - 2, rows)
         tokens[row, special] = tokens[:, -1] = 0
-        return _questions(tokens, np.full((rows, 1), self.length - 1), tokens[row, special + 1][:, None])
+        answer = special[:, None] + 1
+        return _questions(tokens, np.full_like(answer, self.length - 1), tokens[row[:, None], answer], answer)
 
 
 Task = MQAR | SelectiveCopy | Induction
@@ -189,10 +193,10 @@ def _distinct(rng, rows, n, k):
     return np.take_along_axis(smallest, order, axis=1)
 
 
-def _questions(tokens, places, targets):
-    order = np.argsort(places, axis=1)
-    places, targets = (np.take_along_axis(a, order, axis=1).astype(np.int32) for a in (places, targets))
-    return Questions(tokens, places, targets, np.ones(places.shape, np.float32))
+def _questions(tokens, places, targets, told_at):
+    order, arrays = np.argsort(places, axis=1), (places, targets, places - told_at)
+    places, targets, distances = (np.take_along_axis(a, order, axis=1).astype(np.int32) for a in arrays)
+    return Questions(tokens, places, targets, np.ones(places.shape, np.float32), distances)
 
 
 def _check(task, *, shortest, least_vocabulary):

@@ -40,7 +40,12 @@ def split(arguments):
 
 def cast(arguments, dtype):
     """To JAX arrays, the floats among them in `dtype`."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else jnp.asarray(leaf), arguments)
+    # NumPy rounds, for JAX would compile a program for each shape.
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype) if is_float(a) else a), arguments)
+
+
+def float_dtypes(tree):
+    return {leaf.dtype for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)}
 
 
 def exact(leaf):
@@ -81,7 +86,9 @@ def reference_gradients(record, saved, d_out, arguments):
 def test_layer_equals_its_reference(record, data):
     arguments = data.draw(record.arguments)
     expected, _ = record.reference(*arguments, **record.static)
-    assert_close(record.layer(*cast(arguments, jnp.float64), **record.static), expected, FORMULA)
+    actual = record.layer(*cast(arguments, jnp.float64), **record.static)
+    assert_close(actual, expected, FORMULA)
+    assert not record.typed or float_dtypes(actual) <= {jnp.dtype(jnp.float64)}
 
 
 @every(differentiable(RECORDS))
@@ -119,30 +126,30 @@ def test_reference_gradient_equals_central_differences(record, data):
 
 
 @every([record for record in RECORDS if record.typed])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64], ids=["bf16", "f32", "f64"])
-@settings(max_examples=6)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "f32"])
+@settings(max_examples=4)
 @given(data=st.data())
 def test_layer_preserves_its_dtype_and_stays_close_in_it(record, dtype, data):
     rounded = cast(data.draw(record.arguments), dtype)
     actual = record.layer(*rounded, **record.static)
-    kept = jnp.promote_types(dtype, jnp.float32) if record.statistic else jnp.dtype(dtype)
-    assert {leaf.dtype for leaf in jax.tree.leaves(actual) if jnp.issubdtype(leaf.dtype, jnp.floating)} <= {kept}
+    assert float_dtypes(actual) <= {jnp.dtype(jnp.float32 if record.statistic else dtype)}
     if record.precise:
         expected, _ = record.reference(*jax.tree.map(exact, rounded), **record.static)
-        assert_close(actual, expected, max(LAYER, FORMULA * (dtype == jnp.float64)), dtype)
+        assert_close(actual, expected, LAYER, dtype)
 
 
 @every([record for record in RECORDS if record.batched is not None])
 @given(data=st.data())
 def test_a_batch_equals_one_by_one(record, data):
-    arguments = list(cast(data.draw(record.arguments), jnp.float64))
+    arguments = list(data.draw(record.arguments))
     x = arguments[record.batched]
 
     def apply(x):
-        return record.layer(*arguments[: record.batched], x, *arguments[record.batched + 1 :], **record.static)
+        replaced = [*arguments[: record.batched], x, *arguments[record.batched + 1 :]]
+        return record.layer(*cast(replaced, jnp.float64), **record.static)
 
-    batch = jnp.stack([x, 2 * x + 1, -x])
-    assert_close(apply(batch), jax.tree.map(lambda *rows: jnp.stack(rows), *map(apply, batch)), FORMULA)
+    batch = np.stack([x, 2 * x + 1, -x])
+    assert_close(apply(batch), jax.tree.map(lambda *rows: np.stack(rows), *map(apply, batch)), FORMULA)
 
 
 @pytest.mark.parametrize(

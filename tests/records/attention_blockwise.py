@@ -62,4 +62,35 @@ def record(which, label, **how):
     return Record(part(which), reference_part(which), backward_part(which), arguments, label=label, **how)
 
 
-RECORDS = (record(OUTPUT, "output"), record(LSE, "lse", statistic=True))
+@st.composite
+def gradients_arguments(draw):
+    """Keys of which a part is here; o and lse come of all, so that no weight exceeds 1, and some queries see nothing."""
+    q, k, v, query, key, slopes = draw(blockwise_arguments(rows_are_empty=True))
+    d_o, d_lse = draw(arrays(*q.shape[:3], v.shape[2])), draw(arrays(*q.shape[:3]))
+    bias, rule = reference_biases.Alibi(slopes), reference_masks.Causal()
+    (o, lse), _ = reference.blockwise_attention(q, k, v, query, key, rule, bias)
+    here = slice(draw(st.integers(0, 1)), None)
+    key = Tokens(key.position[here], key.document[here])
+    return q, k[:, here], v[:, here], query, key, slopes, o, lse, d_o, d_lse
+
+
+@wraps(blockwise.blockwise_gradients)
+def gradients(q, k, v, query, key, slopes, *rest):
+    bias = biases.Alibi(slopes)
+    out = blockwise.blockwise_gradients(q, k, v, query, key, masks.Causal(), bias, *rest, t_block=2, s_block=3)
+    return *out[:3], out[3].slopes
+
+
+@wraps(reference.blockwise_gradients)
+def reference_gradients(q, k, v, query, key, slopes, *rest):
+    bias = reference_biases.Alibi(slopes)
+    out, saved = reference.blockwise_gradients(q, k, v, query, key, reference_masks.Causal(), bias, *rest)
+    return (*out[:3], out[3].slopes), saved
+
+
+RECORDS = (
+    record(OUTPUT, "output"),
+    record(LSE, "lse", statistic=True),
+    # Not precise: a rounded lse is the exponent of every weight.
+    Record(gradients, reference_gradients, None, gradients_arguments(), precise=False),
+)

@@ -45,7 +45,9 @@ def reference_part(which):
 def backward_part(which):
     def gradients(saved, d_out):
         o, _, w, _ = saved
-        return reference.merge_backward(saved, (d_out, np.zeros(w.shape)) if which == OUTPUT else (np.zeros(o.shape), d_out))
+        return reference.merge_backward(
+            saved, (d_out, np.zeros(w.shape)) if which == OUTPUT else (np.zeros(o.shape), d_out)
+        )
 
     return gradients
 

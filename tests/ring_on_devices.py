@@ -5,7 +5,9 @@ Every rule that is tested is one structure with other numbers in it, so each kin
 
 import json
 import sys
+from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +15,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from minilm.layers.attention.biases import Alibi
-from minilm.layers.attention.blockwise import Blockwise
+from minilm.layers.attention.blockwise import Blockwise, blockwise_attention
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal, Padding, Prefix, SameDocument, SlidingWindow
 from minilm.layers.attention.multi_head import softmax_mixer
-from minilm.layers.attention.ring import OwnHeads, Ring, Ulysses, zigzag
+from minilm.layers.attention.ring import OwnHeads, Ring, Ulysses, ring_attention, zigzag
 from minilm.parallel import make_mesh, over_sequence, placement
+from minilm.pytrees import register
 from minilm.shapes import Tokens
 
 G, R, T, S, K, V = 8, 2, 32, 48, 3, 5
@@ -50,12 +54,27 @@ def tokens_of(length, start, order, rng, documents, empty):
     return Tokens(jnp.asarray(position[by], jnp.int32), jnp.asarray(document[by], jnp.int32))
 
 
+@register
+@dataclass(frozen=True)
+class WithLse:
+    """An attention `(q, k, v, query, key, rule, bias)` whose lse stands beside its output, as one more value."""
+
+    rule: Any
+    bias: Any
+    attention: Partial
+
+    def __call__(self, q, k, v, query, key):
+        o, lse = self.attention(q, k, v, query, key, self.rule, self.bias)
+        return jnp.concatenate([o, jnp.where(jnp.isneginf(lse), 0, lse)[..., None].astype(o.dtype)], -1)
+
+
 def attentions(mesh):
     """Of a rule and a bias: one device's attention, and the two on many."""
+    tiled, ring = partial(blockwise_attention, **BLOCKS), partial(ring_attention, axis="sequence", **BLOCKS)
     return {
-        "one": lambda rule, bias: Blockwise(rule, bias, **BLOCKS),
-        "ring": lambda rule, bias: over_sequence(Ring(rule, bias, **BLOCKS), mesh),
-        "ulysses": lambda rule, bias: over_sequence(Ulysses(Blockwise(rule, OwnHeads(bias), **BLOCKS)), mesh),
+        "one": lambda rule, bias: WithLse(rule, bias, Partial(tiled)),
+        "ring": lambda rule, bias: over_sequence(WithLse(rule, bias, Partial(ring)), mesh),
+        "ulysses": lambda rule, bias: over_sequence(Ulysses(WithLse(rule, OwnHeads(bias), Partial(tiled))), mesh),
     }
 
 
@@ -71,7 +90,7 @@ def compiled(attention):
         o, pullback = jax.vjp(
             lambda q, k, v, slopes: attention(rule, Alibi(slopes))(q, k, v, query, key), q, k, v, slopes
         )
-        return {"o": o} | dict(zip(("q", "k", "v", "slopes"), pullback(d_o), strict=True))
+        return {"o": o[..., :V], "lse": o[..., V]} | dict(zip(("q", "k", "v", "slopes"), pullback(d_o), strict=True))
 
     return value_and_gradients
 
@@ -90,7 +109,7 @@ def distance(actual, expected, dtype):
 def compare(functions, dtype, order, seed=0, documents=1, empty=0.0, prefix=0, width=FAR, length=FAR):
     """How far ring and Ulysses are from one device, in output and gradients."""
     rng = np.random.default_rng(seed)
-    shapes = (G, R, T, K), (G, S, K), (G, S, V), (G, R, T, V)
+    shapes = (G, R, T, K), (G, S, K), (G, S, V), (G, R, T, V + 1)
     q, k, v, d_o = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
     slopes = jnp.asarray(rng.random((G, R)) / 8, dtype)
     where = tokens_of(T, S - T, order, rng, documents, empty), tokens_of(S, 0, order, rng, documents, empty)
@@ -99,7 +118,9 @@ def compare(functions, dtype, order, seed=0, documents=1, empty=0.0, prefix=0, w
     one, *many = (functions[name](*arguments) for name in ("one", "ring", "ulysses"))
     unseen = ~np.asarray(rule(*where) & (where[1].position >= 0)).any(1)
     return {
-        "attention": max(distance(found[name], one[name], dtype) for found in many for name in "oqkv"),
+        "attention": max(
+            distance(found[name], one[name], dtype) for found in many for name in ("o", "lse", "q", "k", "v")
+        ),
         "bias": max(distance(found["slopes"], one["slopes"], dtype) for found in many),
         "zeros": all(not np.asarray(found["o"])[:, :, unseen].any() for found in many),
         "unseen": int(unseen.sum()),

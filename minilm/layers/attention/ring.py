@@ -150,9 +150,9 @@ def zigzag(t: int, devices: int) -> np.ndarray:
 
     $$ \text{device } r \text{ holds chunks } r \text{ and } 2R - 1 - r \text{ of } 2R $$
 
-    An early chunk sees little, the late one beside it as much more. So does every step of a ring: a device spends it on
-    two of the four pairs of chunks. Tokens are put in order once, `x[zigzag(t, R)]`, their `Tokens` with them;
-    `np.argsort(zigzag(t, R))` is the way back.
+    What the early chunk sees less, the late one sees more, and in every step of a ring: of the four pairs of chunks
+    that meet, two are in order. (Tiles that divide a chunk waste nothing of that.) Tokens are put in order once,
+    `x[zigzag(t, R)]`, and their `Tokens` with them; `np.argsort(zigzag(t, R))` is the way back.
 
     Args:
       t: tokens of the sequence.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minilm.layers.attention.biases import Alibi
 from minilm.layers.attention.blockwise import Blockwise, blockwise_attention, blockwise_gradients
+from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal, Rule
-from minilm.layers.attention.ring import Ring, Ulysses, merge, zigzag
+from minilm.layers.attention.ring import OwnHeads, Ring, Ulysses, merge, zigzag
 from minilm.parallel import make_mesh, over_sequence
 from minilm.pytrees import register
 from minilm.reference.attention import ring as by_hand
@@ -21,7 +24,7 @@ from tests.strategies import seeds
 from tests.test_parallel import on_eight_devices
 from tests.tolerances import FORMULA, LAYER, SHARDED, assert_close
 
-G, R, T, S, K, V = 2, 3, 5, 7, 4, 6
+G, R, T, S, K, V = 3, 2, 6, 9, 4, 5
 PROGRAM = "import runpy; runpy.run_module('tests.ring_on_devices', run_name='__main__')"
 
 
@@ -145,6 +148,42 @@ def test_two_that_saw_nothing_pass_no_gradient():
     nothing = jnp.zeros((1, 1, 1, 2)), jnp.full((1, 1, 1), -jnp.inf)
     _, pullback = jax.vjp(merge, *nothing, *nothing)
     assert not any(np.asarray(leaf).any() for leaf in pullback((jnp.ones((1, 1, 1, 2)), jnp.ones((1, 1, 1)))))
+
+
+def output_and_gradients(attend_of, q, k, v, d_o, query, key, slopes):
+    o, pullback = jax.vjp(lambda q, k, v, slopes: attend_of(Alibi(slopes))(q, k, v, query, key), q, k, v, slopes)
+    return o, *pullback(d_o)
+
+
+whole = jax.jit(partial(output_and_gradients, lambda bias: Dense(Causal(), bias)))
+ATTENDS = {
+    "ring": lambda bias: Ring(Causal(), bias, t_block=3, s_block=2),
+    "ulysses": lambda bias: Ulysses(Dense(Causal(), OwnHeads(bias))),
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def in_pieces(name, q, k, v, d_o, query, key, slopes, devices=3):
+    """The same on one device: an axis that `vmap` names stands for the mesh's."""
+
+    def cut(axis, *arrays):
+        return (jnp.stack(jnp.split(x, devices, axis)) for x in arrays)
+
+    def joined(axis, pieces):
+        return jnp.concatenate(list(pieces), axis)
+
+    (q, d_o), (k, v) = cut(2, q, d_o), cut(1, k, v)
+    mapped = jax.vmap(partial(output_and_gradients, ATTENDS[name]), (*[0] * 6, None), axis_name="sequence")
+    o, d_q, d_k, d_v, d_slopes = mapped(q, k, v, d_o, Tokens(*cut(0, *query)), Tokens(*cut(0, *key)), slopes)
+    return joined(2, o), joined(2, d_q), joined(1, d_k), joined(1, d_v), d_slopes.sum(0)
+
+
+@pytest.mark.parametrize("name", ATTENDS)
+@given(seed=seeds)
+def test_pieces_of_a_sequence_attend_as_the_whole_does(name, seed):
+    q, k, v, d_o, _, query, key = drawn(seed)
+    arguments = q, k, v, d_o, query, key, jnp.asarray(np.random.default_rng(seed).random((G, R)))
+    assert_close(in_pieces(name, *arguments), whole(*arguments), FORMULA)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "f32"])

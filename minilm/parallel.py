@@ -7,6 +7,7 @@ derives the rest, communication included (GSPMD, arXiv:2105.04663). A mesh is a 
     data=8             the batch over eight devices, the parameters on each of them
     data=4,model=2     and the heads, the feed-forward width and the vocabulary over two (Megatron, arXiv:1909.08053)
     fsdp=8             the batch and the parameters over the same eight (ZeRO-3, arXiv:1910.02054)
+    data=2,sequence=4  the batch over two, and each of its sequences over four (arXiv:2310.01889, arXiv:2309.14509)
 
     >>> mesh = make_mesh("data=1")
     >>> mesh.axis_names, mesh.size
@@ -17,14 +18,19 @@ import math
 import re
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from minilm.pytrees import register
 
 AXES = {
     "data": "the batch",
     "model": "heads, feed-forward width and vocabulary",
     "fsdp": "the batch, and the parameters' model width",
+    "sequence": "the positions of every sequence",
 }
 """What a mesh may be made of, and what each of its axes divides."""
 
@@ -33,6 +39,9 @@ RULES = {"g": "model", "f": "model", "n": "model", "o": "model", "d": "fsdp", "i
 
 BATCH = ("data", "fsdp")
 """The mesh axes that divide a batch between them."""
+
+SEQUENCE = "sequence"
+"""The mesh axis that divides each sequence."""
 
 
 def make_mesh(text: str) -> Mesh:
@@ -107,7 +116,7 @@ def shardings(tree, mesh: Mesh, rules: dict[str, str] | None = None):
 
 
 def batch_sharding(batch, mesh: Mesh):
-    """Shardings that divide the sequences of a batch, whose arrays end in the axes `(b, t)`, between the devices."""
+    """Shardings that divide a batch, whose arrays end in the axes `(b, t)`, between the devices, in both axes."""
     axes = tuple(axis for axis in BATCH if axis in mesh.axis_names)
     ways = math.prod(mesh.shape[axis] for axis in axes)
 
@@ -118,7 +127,9 @@ def batch_sharding(batch, mesh: Mesh):
                 f"A batch of {leaf.shape[-2]} sequences doesn't divide over {written}: choose a batch size that is a "
                 f"multiple of {ways}."
             )
-        return NamedSharding(mesh, PartitionSpec(*[None] * (leaf.ndim - 2), axes or None, None))
+        along = SEQUENCE if SEQUENCE in mesh.axis_names else None
+        _divisible(leaf.shape[-1] if along else 0, "positions", mesh)
+        return NamedSharding(mesh, PartitionSpec(*[None] * (leaf.ndim - 2), axes or None, along))
 
     return jax.tree.map(place, batch)
 
@@ -132,8 +143,75 @@ def placement(text: str) -> tuple[Callable, Callable]:
     )
 
 
-def _annotation(cls, field: str) -> str:
-    annotation = cls.__annotations__.get(field)
+def over_sequence(attend, mesh: Mesh) -> "OverSequence":
+    """An attention of whole arrays, out of what each device does with its piece: any mixer takes it.
+
+    Args:
+      attend: a `Ring` or `Ulysses` of `minilm.layers.attention.ring`, or another pytree that is called like them inside
+        of a `shard_map`. Its arrays are the same on all devices.
+      mesh: one with an axis `sequence`, whose devices divide queries and keys between them, both in the order in which
+        they come. Its other axes stay with the compiler.
+    Returns:
+      an `attend(q, k, v, query, key)` of one sequence.
+    Raises:
+      ValueError: the mesh has no such axis; or, when called, its size doesn't divide the queries or the keys.
+
+    >>> import jax.numpy as jnp
+    >>> from minilm.layers.attention.masks import Causal
+    >>> from minilm.layers.attention.ring import Ring
+    >>> from minilm.shapes import Tokens
+    >>> attend = over_sequence(Ring(Causal()), make_mesh("sequence=1"))
+    >>> q, k, v = jnp.zeros((1, 1, 2, 3)), jnp.zeros((1, 2, 3)), jnp.array([[[4.0], [8.0]]])
+    >>> attend(q, k, v, Tokens.arange(2), Tokens.arange(2)).ravel().tolist()
+    [4.0, 6.0]
+    """
+    if SEQUENCE not in mesh.axis_names:
+        written = ",".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+        raise ValueError(f"The mesh {written} has no axis that divides a sequence: add {SEQUENCE}=2, or what you have.")
+    return OverSequence(attend, mesh)
+
+
+@register
+@dataclass(frozen=True)
+class OverSequence:
+    """What `over_sequence` makes: an `attend` whose queries and keys lie on the devices of the axis `sequence`."""
+
+    attend: Any
+    mesh: Mesh = field(metadata={"static": True})
+
+    def __call__(self, q, k, v, query, key):
+        """Attention of one sequence, `(g, r, t, v)`."""
+        _divisible(q.shape[2], "queries", self.mesh)
+        _divisible(k.shape[1], "keys", self.mesh)
+        return _over_sequence(self, q, k, v, query, key)
+
+
+@jax.jit
+def _over_sequence(over, q, k, v, query, key):
+    whole, tokens = PartitionSpec(), PartitionSpec(SEQUENCE)
+    queries, keys = PartitionSpec(None, None, SEQUENCE), PartitionSpec(None, SEQUENCE)
+    # An attention's own loops start from zeros that know of no device, which check_vma would refuse.
+    return jax.shard_map(
+        lambda attend, *pieces: attend(*pieces),
+        mesh=over.mesh,
+        in_specs=(whole, queries, keys, keys, tokens, tokens),
+        out_specs=queries,
+        axis_names={SEQUENCE},
+        check_vma=False,
+    )(over.attend, q, k, v, query, key)
+
+
+def _divisible(length: int, what: str, mesh: Mesh):
+    devices = mesh.shape.get(SEQUENCE, 1)
+    if length % devices:
+        raise ValueError(
+            f"{length} {what} don't divide over {SEQUENCE}={devices}: pad them to {length + -length % devices} (at "
+            f"position −1 none sees them), or choose a size of {SEQUENCE} that divides {length}."
+        )
+
+
+def _annotation(cls, name: str) -> str:
+    annotation = cls.__annotations__.get(name)
     for option in (annotation, *typing.get_args(annotation)):
         if hasattr(option, "dim_str"):
             return option.dim_str

@@ -47,6 +47,7 @@ OVER_A_STEP = ("linear_attention.loop.loop",)
 FREQUENCIES = ("rotary", "linear", "ntk", "dynamic_ntk", "yarn", "llama3")
 OF_NUMBERS = {  # Python numbers in, Python numbers or NumPy arrays out
     "attention.biases.alibi_slopes",
+    "attention.ring.zigzag",
     "linear_attention.retention.retention_decays",
     *(f"rotary_scaling.{name}_frequencies" for name in FREQUENCIES),
 }
@@ -58,11 +59,15 @@ INTERPRETED = {
     *OF_NUMBERS,
 }
 
-# What has no gradient: integers, and choices.
+# What has no gradient: integers, choices, and what is a gradient itself.
+GRADIENTS = ("attention.blockwise.blockwise_gradients",)
 CHOICES = ("block_selection.largest", "block_selection.moba_mask", "native_sparse.selected_blocks")
-NOT_DIFFERENTIABLE = {"attention.biases.t5_bucket", *OF_NUMBERS, *(f"attention.{name}" for name in CHOICES)}
+NOT_DIFFERENTIABLE = {"attention.biases.t5_bucket", *OF_NUMBERS, *GRADIENTS, *(f"attention.{name}" for name in CHOICES)}
 # What has no record: its law needs no arrays (see tests/test_biases.py).
 NO_RECORD = OF_NUMBERS
+# What has no reference of its own: between devices it is what `blockwise_attention`, or any attention, is on one
+# (see tests/test_ring.py).
+COLLECTIVE = {"attention.ring.ring_attention", "attention.ring.ulysses_attention"}
 
 
 @cache
@@ -119,7 +124,7 @@ def is_mixer(name: str) -> bool:
 
 
 LAYERS = {name: function for name, function in public_functions().items() if not is_initial(name)}
-REFERENCED = sorted(name for name in LAYERS if not is_mixer(name))
+REFERENCED = sorted(name for name in LAYERS if not is_mixer(name) and name not in COLLECTIVE)
 each_layer = pytest.mark.parametrize("name", sorted(LAYERS))
 each_referenced = pytest.mark.parametrize("name", REFERENCED)
 
@@ -187,6 +192,7 @@ def test_the_docstring_has_an_equation_the_shapes_and_the_path_of_the_reference(
     assert "Returns" in doc, "what it returns"
     if not is_mixer(name):
         assert doc.count("$$") >= 2, "an equation between $$ and $$"
+    if name in REFERENCED:
         assert f"Reference: `minilm.reference.{name}`" in doc
 
 

@@ -62,4 +62,35 @@ def record(which, label, **how):
     return Record(part(which), reference_part(which), backward_part(which), arguments, label=label, **how)
 
 
-RECORDS = (record(OUTPUT, "output"), record(LSE, "lse", statistic=True))
+@st.composite
+def gradients_arguments(draw):
+    """o and lse are of all keys, so that no weight exceeds 1, and some keys aren't here; some queries see nothing."""
+    q, k, v, query, key, slopes = draw(blockwise_arguments(rows_are_empty=True))
+    d_o, d_lse = draw(arrays(*q.shape[:3], v.shape[2])), draw(arrays(*q.shape[:3]))
+    bias, rule = reference_biases.Alibi(slopes), reference_masks.Causal()
+    (o, lse), _ = reference.blockwise_attention(q, k, v, query, key, rule, bias)
+    here = np.random.default_rng(draw(seeds)).random(k.shape[1]) < 0.6
+    key = Tokens(np.where(here, key.position, -1), key.document)
+    return q, k, v, query, key, slopes, o, lse, d_o, d_lse
+
+
+@wraps(blockwise.blockwise_gradients)
+def gradients(q, k, v, query, key, slopes, *rest):
+    bias = biases.Alibi(slopes)
+    out = blockwise.blockwise_gradients(q, k, v, query, key, masks.Causal(), bias, *rest, t_block=2, s_block=3)
+    return *out[:3], out[3].slopes
+
+
+@wraps(reference.blockwise_gradients)
+def reference_gradients(q, k, v, query, key, slopes, *rest):
+    bias = reference_biases.Alibi(slopes)
+    out, saved = reference.blockwise_gradients(q, k, v, query, key, reference_masks.Causal(), bias, *rest)
+    return (*out[:3], out[3].slopes), saved
+
+
+RECORDS = (
+    record(OUTPUT, "output"),
+    record(LSE, "lse", statistic=True),
+    # Not precise: a rounded lse is the exponent of every weight.
+    Record(gradients, reference_gradients, None, gradients_arguments(), precise=False),
+)

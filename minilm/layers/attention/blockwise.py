@@ -54,13 +54,55 @@ def blockwise_attention(
     Reference: `minilm.reference.attention.blockwise.blockwise_attention`. Papers: arXiv:1805.02867 (online softmax),
     arXiv:2112.05682 (in blocks), arXiv:2205.14135, arXiv:2307.08691 (flash attention).
     """
-    t, s = q.shape[2], k.shape[1]
-    t_block, s_block = min(t_block, t), min(s_block, s)
-    q, k, v = _pad(q, 2, t_block), _pad(k, 1, s_block), _pad(v, 1, s_block)
-    query = jax.tree.map(lambda x: _pad(x, 0, t_block, mode="edge"), query)
-    key = Tokens(_pad(key.position, 0, s_block, constant_values=-1), _pad(key.document, 0, s_block))
-    o, lse = _attention((t_block, s_block), q, k, v, query, key, rule, bias)
+    t, blocks = q.shape[2], (min(t_block, q.shape[2]), min(s_block, k.shape[1]))
+    o, lse = _attention(blocks, *_padded(blocks, q, k, v, query, key), rule, bias)
     return o[:, :, :t], lse[:, :, :t]
+
+
+@partial(jax.jit, static_argnames=("t_block", "s_block"))
+def blockwise_gradients(
+    q: Float[Array, "g r t k"],
+    k: Float[Array, "g s k"],
+    v: Float[Array, "g s v"],
+    query: Tokens,
+    key: Tokens,
+    rule,
+    bias,
+    o: Float[Array, "g r t v"],
+    lse: Float[Array, "g r t"],
+    d_o: Float[Array, "g r t v"],
+    d_lse: Float[Array, "g r t"],
+    *,
+    t_block: int = 128,
+    s_block: int = 128,
+):
+    r"""What some of the keys contribute to the gradient of an attention that saw these keys and perhaps more.
+
+    $$ p_{ts} = e^{a_{ts} - \mathrm{lse}_t}, \qquad
+       \bar a_{ts} = p_{ts} \left( \bar o_t \cdot v_s - \bar o_t \cdot o_t + \overline{\mathrm{lse}}_t \right) $$
+    $$ \bar v_s = \sum_t p_{ts}\, \bar o_t, \qquad \bar q_t = \sum_s \bar a_{ts}\, k_s / \sqrt{k}, \qquad
+       \bar k_s = \sum_t \bar a_{ts}\, q_t / \sqrt{k} $$
+
+    Of the other keys it needs no more than what they left in o and lse. So the gradient of an attention whose keys lie
+    in several places is a sum over the places.
+
+    Args:
+      q, k, v, query, key, rule, bias, t_block, s_block: as `blockwise_attention`'s.
+      o, lse: what attention to all keys gave, `(g, r, t, v)` and `(g, r, t)`.
+      d_o, d_lse: the gradients of both.
+    Returns:
+      the contributions to the gradients of q, k, v and bias, each in its dtype (None for a bias of None).
+
+    Reference: `minilm.reference.attention.blockwise.blockwise_gradients`. Papers: arXiv:2205.14135, appendix B,
+    arXiv:2310.01889.
+    """
+    t, s, blocks = q.shape[2], k.shape[1], (min(t_block, q.shape[2]), min(s_block, k.shape[1]))
+    arguments = _padded(blocks, q, k, v, query, key)
+    o, d_o, d_lse = (_pad(x, 2, blocks[0]) for x in (o, d_o, d_lse))
+    lse = lse.astype(jnp.promote_types(lse.dtype, jnp.float32))
+    lse = _pad(lse, 2, blocks[0], constant_values=jnp.inf)  # of which every weight is 0
+    d_q, d_k, d_v, *_, d_bias = _attention_backward(blocks, (*arguments, rule, bias, o, lse), (d_o, d_lse))
+    return d_q[:, :, :t], d_k[:, :s], d_v[:, :s], d_bias
 
 
 @register
@@ -194,6 +236,14 @@ def _visited(blocks, query, key, rule):
 def _interval(visited):
     """From the first True to behind the last."""
     return jnp.argmax(visited), jnp.where(visited.any(), visited.shape[0] - jnp.argmax(visited[::-1]), 0)
+
+
+def _padded(blocks, q, k, v, query, key):
+    """All lengths to multiples of their blocks; the keys that are added stand nowhere."""
+    t_block, s_block = blocks
+    query = jax.tree.map(lambda x: _pad(x, 0, t_block, mode="edge"), query)
+    key = Tokens(_pad(key.position, 0, s_block, constant_values=-1), _pad(key.document, 0, s_block))
+    return _pad(q, 2, t_block), _pad(k, 1, s_block), _pad(v, 1, s_block), query, key
 
 
 def _pad(x, axis, block, **how):

@@ -48,5 +48,13 @@ def blockwise_attention_backward(saved, d_out):
     return d_q, d_k, d_v, None, None, None, None if bias is None else bias.backward(bias_saved, d_b)
 
 
+def blockwise_gradients(q, k, v, query, key, rule, bias, o, lse, d_o, d_lse, *, t_block=128, s_block=128):
+    """The same gradient with o and lse as they are given: of these keys alone, or of more."""
+    b, bias_saved = (None, None) if bias is None else bias(query, key)
+    saved = (q, k, v, key, rule(query, key), bias, b, bias_saved, o, lse)
+    d_q, d_k, d_v, *_, d_bias = blockwise_attention_backward(saved, (d_o, d_lse))
+    return (d_q, d_k, d_v, d_bias), None
+
+
 def _score(q, k, b, row, s):
     return np.dot(q[row], k[row[0], s]) / math.sqrt(q.shape[3]) + (0.0 if b is None else b[(*row, s)])

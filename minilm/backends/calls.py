@@ -5,6 +5,7 @@ What is looked at of rule, bias and tokens is what `limits` lets each take.
 
 import math
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def xla(rule, bias, q, k, v, query, key):
     return jnp.where(mask.any(1)[:, None], _heads_first(o, q), 0)
 
 
-def by_index(rule, bias, q, k, v, query, key, implementation: str = "cudnn"):
+def by_index(rule, bias, q, k, v, query, key, implementation: Literal["xla", "cudnn"] = "cudnn"):
     """`jax.nn.dot_product_attention` under its own names for the rule, by cuDNN unless told otherwise."""
     window = (_width(rule) - 1, 0) if index_rule(rule) == WINDOW else None
     attention = partial(jax.nn.dot_product_attention, is_causal=index_rule(rule) != ALL, local_window_size=window)

@@ -9,7 +9,8 @@ from minilm.layers.attention.masks import And, Causal, Everything, Rule, Sliding
 from minilm.layers.attention.pallas import SHORTEST
 from minilm.shapes import Tokens
 
-TPU_TOKENS = 8192  # of a head that a cell of a kernel holds at once, with widths up to 128: what a TPU v5e has room for
+# What a cell of our kernels may hold of a head: with this, the gradient fits into the fast memory of a TPU v5e, 16 MiB.
+TPU_TOKENS, TPU_BYTES = 8192, 2**22
 ALL, CAUSAL, WINDOW = "Everything()", "Causal()", "Causal() & SlidingWindow(w)"
 
 
@@ -48,7 +49,8 @@ def none(spec: Spec) -> str | None:
 def kernels(spec: Spec) -> str | None:
     """minilm's own kernels."""
     heads, widths = (spec.g, spec.r), (spec.k, spec.v)
-    held = max(spec.t, spec.s) * sum(-(-width // 128) for width in widths)
+    held = max(spec.t, spec.s)
+    too_much = held > TPU_TOKENS or held * sum(widths) * jnp.dtype(spec.dtype).itemsize > TPU_BYTES
     return _first(
         (
             any(jnp.ndim(x) for x in jax.tree.leaves(spec.rule)),
@@ -65,8 +67,8 @@ def kernels(spec: Spec) -> str | None:
             f"Triton takes widths that are powers of two, here from {SHORTEST} to 128, and not {spec.k} and {spec.v}.",
         ),
         (
-            spec.platform == "tpu" and held > 2 * TPU_TOKENS,
-            f"A TPU's fast memory holds a whole head of {TPU_TOKENS} tokens of widths up to 128, which this exceeds.",
+            spec.platform == "tpu" and too_much,
+            f"A TPU's fast memory holds heads of {TPU_TOKENS} tokens and {TPU_BYTES >> 20} MiB, which this exceeds.",
         ),
     )
 

@@ -251,17 +251,8 @@ def _launch(kernel, tile, blocks, arrays, outputs, **more):
     inputs = _Inputs(q, k, v, query, key, rule, bias, interval, **more)
 
     def specs(scalars, letters, tree):
-        def spec(x):
-            axes = letters.ljust(x.ndim, ".")
-            shape = [
-                {"g": None, "r": None, "i": None, tile: block}.get(a, n) for a, n in zip(axes, x.shape, strict=True)
-            ]
-            memory = {"memory_space": scalars} if letters == "." else {}
-            return pl.BlockSpec(
-                shape, lambda g, r, i: [{"g": g, "r": r, "i": i, tile: i}.get(a, 0) for a in axes], **memory
-            )
-
-        return jax.tree.map(spec, tree)
+        memory = {"memory_space": scalars} if letters == "." else {}
+        return jax.tree.map(lambda x: pl.BlockSpec(*_part(letters, tile, block, x), **memory), tree)
 
     def run(inputs, scalars=None, **how):
         call = pl.pallas_call(
@@ -280,6 +271,13 @@ def _launch(kernel, tile, blocks, arrays, outputs, **more):
         tpu=partial(run, scalars=tpu.SMEM),
         default=partial(run, compiler_params=triton.CompilerParams(num_warps=4, num_stages=2)),
     )
+
+
+def _part(letters, tile, block, x):
+    """The shape of a cell's part of an array, and where among such parts it is."""
+    axes, sizes = letters.ljust(x.ndim, "."), {"g": None, "r": None, "i": None, tile: block}
+    shape = [sizes.get(axis, n) for axis, n in zip(axes, x.shape, strict=True)]
+    return shape, lambda g, r, i: [{"g": g, "r": r, "i": i, tile: i}.get(axis, 0) for axis in axes]
 
 
 def _array(shape, dtype):

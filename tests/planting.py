@@ -52,7 +52,7 @@ TESTS = {
     "delta_net": ["delta"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
-COMPILED = ("blockwise", "unroll", "generation", "sampling")
+COMPILED = ("blockwise", "pallas", "unroll", "generation", "sampling")
 DEFAULTS = "tests/test_architecture.py::test_the_reference_takes_the_same_arguments_with_the_same_defaults"
 ALARM = 20  # seconds of computing that a test may take; an endless loop is a bug noticed
 

@@ -63,10 +63,11 @@ def test_useful_operations_are_those_of_the_pairs_and_of_the_recurrences():
 
 
 @pytest.mark.parametrize(("window", "tiles"), [(0, 1 + 2 + 3), (3, 1 + 2 + 2), (1, 3)])
-def test_blockwise_executes_the_tiles_that_it_visits_and_dense_all_pairs(window, tiles):
+def test_blockwise_and_kernels_execute_the_tiles_that_they_visit_and_dense_all_pairs(window, tiles):
     block = T // 3
     for name, pairs in (
         (f"blockwise:window={window},block={block}", tiles * block**2),
+        (f"pallas:window={window},block={block}", tiles * block**2),
         (f"dense:window={window}", T * T),
     ):
         core = cores.make(name, HEADS, WIDTH)
@@ -233,11 +234,13 @@ def test_what_cannot_be_measured_is_a_row_with_its_reason(measured):
     assert row["status"] == "oom"
     assert "--memory allows 0.0" in row["reason"]
     assert row["memory"]["total"] > 1000
-    for name in ("jax-triton", "jax-flash"):
-        assert "cpu" in cores.make(name, HEADS, WIDTH).supports(Spec("float32", "fwd"))
+    for name in ("pallas", "jax-triton", "jax-flash", "jax-splash"):
+        assert "cpu" in cores.make(name, HEADS, WIDTH).supports(Spec("float32", "fwd")).lower()
     for spec, reason in ((Spec("float32", "fwd", "gpu"), "alone"), (Spec("bfloat16", "fwd", "gpu"), "not 4")):
         assert reason in cores.make("jax-cudnn", HEADS, WIDTH).supports(spec)
-    assert not cores.make("jax-cudnn", HEADS, 64).supports(Spec("bfloat16", "fwd", "gpu"))
+    for name, platform in (("jax-cudnn", "gpu"), ("pallas", "gpu"), ("pallas", "tpu"), ("jax-splash", "tpu")):
+        assert not cores.make(f"{name}:window=9", HEADS, 64).supports(Spec("bfloat16", "fwd", platform))
+    assert "not 1000" in cores.make("jax-triton", HEADS, 64).supports(Spec("bfloat16", "fwd", "gpu", 1000))
 
 
 def forgetful(d, heads):

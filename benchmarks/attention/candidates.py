@@ -24,6 +24,7 @@ class Spec(NamedTuple):
     dtype: str
     mode: str
     platform: str = "cpu"
+    length: int = 1024
 
 
 def everywhere(spec: Spec) -> str | None:

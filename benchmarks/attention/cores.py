@@ -8,16 +8,18 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.attention import cost
-from benchmarks.attention.candidates import Candidate, Spec, everywhere
+from benchmarks.attention.candidates import CHECKED, Candidate, Spec
+from minilm import backends
+from minilm.backends import calls
 from minilm.flags import UsageError, nearest
 from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal, Rule, SlidingWindow
+from minilm.layers.attention.pallas import Pallas
 from minilm.layers.linear_attention.decay import decay_chunked, decay_parallel
 from minilm.layers.linear_attention.delta import delta_chunked, delta_parallel
 from minilm.layers.linear_attention.feature_maps import elu_plus_one
@@ -68,20 +70,30 @@ def rule_of(window: int) -> Rule:
     return Causal() & SlidingWindow(window) if window else Causal()
 
 
-def softmax(name, function, heads, width, window, *, backend="minilm", tiles=0, supports=everywhere) -> Candidate:
-    """Causal attention by `function(q, k, v)`, heads first; its definition is `Dense` of the rule."""
-    rule = rule_of(window)
+def softmax(name, backend, heads, width, window, attend=None, tiles=0, checked=CHECKED) -> Candidate:
+    """Causal attention by a backend, or by its `attend` with options; its definition is `Dense` of the rule."""
+    rule, chosen = rule_of(window), backends.BACKENDS[backend]
+
+    def supports(spec: Spec):
+        if backend == "pallas" and spec.platform == "cpu":
+            return "Kernels are interpreted on a CPU, and a time of that would say nothing."
+        sizes = {"g": heads, "r": 1, "t": spec.length, "s": spec.length, "k": width, "v": width}
+        asked = backends.Spec(rule, None, **sizes, dtype=spec.dtype, in_order=True, platform=spec.platform)
+        return chosen.supports(asked)
+
     return Candidate(
         name=name,
         kind="core",
         about=about(CORES[name]),
-        backend=backend,
+        backend="minilm" if chosen.attend in (Dense, Blockwise) else backend,
         inputs=lambda drawn, length: tuple(np.moveaxis(drawn(length, heads, width), 0, 1) for _ in range(3)),
-        function=function,
+        function=attending(attend or chosen.attend(rule, None)),
         definition=attending(Dense(rule)),
         useful=lambda length: 2 * heads * 2 * width * cost.pairs(rule, length),
         turns=lambda length: cost.mean_tiles(rule, length, tiles) if tiles else None,
         supports=supports,
+        checked=checked,
+        checked_backward=checked,
     )
 
 
@@ -98,73 +110,56 @@ def attending(attend):
 @core
 def dense(heads, width, window=0):
     """Softmax attention that holds every score, masked or not."""
-    return softmax("dense", attending(Dense(rule_of(window))), heads, width, window)
+    return softmax("dense", "dense", heads, width, window)
 
 
 @core
 def blockwise(heads, width, window=0, block=128):
     """The same in tiles, of which those outside of the mask are never visited (flash attention in plain JAX)."""
     attend = Blockwise(rule_of(window), None, block, block)
-    return softmax("blockwise", attending(attend), heads, width, window, tiles=block)
+    return softmax("blockwise", "blockwise", heads, width, window, attend, tiles=block)
 
 
-def _jax_nn(implementation, window, q, k, v):
-    q, k, v = (jnp.moveaxis(x, 0, 1) for x in (q, k, v))
-    inside = {"local_window_size": (window - 1, 0)} if window else {}
-    o = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation, **inside)
-    return jnp.moveaxis(o, 1, 0)
+@core
+def pallas(heads, width, window=0, block=64):
+    """The same tiles in minilm's own kernels, on GPUs and TPUs."""
+    attend = Pallas(rule_of(window), None, block, block)
+    return softmax("pallas", "pallas", heads, width, window, attend, tiles=block)
+
+
+# JAX's kernels take tiles of 128 alone, of which three are checked.
+THREE_TILES = 384
 
 
 @core
 def jax_nn(heads, width, window=0):
     """`jax.nn.dot_product_attention` as XLA compiles it."""
-    return softmax("jax-nn", partial(_jax_nn, "xla", window), heads, width, window, backend="jax.nn xla")
+    attend = partial(calls.by_index, rule_of(window), None, implementation="xla")  # without what a rule's mask costs
+    return softmax("jax-nn", "jax-xla", heads, width, window, attend)
 
 
 @core
 def jax_cudnn(heads, width, window=0):
     """`jax.nn.dot_product_attention` by cuDNN, on NVIDIA's GPUs."""
-
-    def supports(spec: Spec):
-        if spec.platform != "gpu":
-            return f"cuDNN computes on NVIDIA GPUs, and this process on {spec.platform}."
-        if spec.dtype == "float32":
-            return "cuDNN takes float16 and bfloat16 alone."
-        return f"cuDNN takes heads whose width divides by 8, up to 128, and not {width}." * (width % 8 or width > 128)
-
-    function = partial(_jax_nn, "cudnn", window)
-    return softmax("jax-cudnn", function, heads, width, window, backend="jax.nn cudnn", supports=supports)
+    return softmax("jax-cudnn", "jax-cudnn", heads, width, window)
 
 
 @core
 def jax_triton(heads, width):
     """JAX's own Pallas kernel for GPUs, through Triton."""
-
-    def function(q, k, v):
-        from jax.experimental.pallas.ops.gpu.attention import mha
-
-        q, k, v = (jnp.moveaxis(x, 0, 1)[None] for x in (q, k, v))
-        return jnp.moveaxis(mha(q, k, v, None, sm_scale=width**-0.5, causal=True)[0], 1, 0)
-
-    def supports(spec: Spec):
-        return None if spec.platform == "gpu" else f"Triton compiles for GPUs, and this process computes on {spec[2]}."
-
-    return softmax("jax-triton", function, heads, width, 0, backend="pallas triton", supports=supports)
+    return softmax("jax-triton", "jax-triton", heads, width, 0, checked=THREE_TILES)
 
 
 @core
 def jax_flash(heads, width):
     """JAX's own Pallas kernel for TPUs."""
+    return softmax("jax-flash", "tpu-flash", heads, width, 0, checked=THREE_TILES)
 
-    def function(q, k, v):
-        from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 
-        return flash_attention(q[None], k[None], v[None], causal=True, sm_scale=width**-0.5)[0]
-
-    def supports(spec: Spec):
-        return None if spec.platform == "tpu" else f"Mosaic compiles for TPUs, and this process computes on {spec[2]}."
-
-    return softmax("jax-flash", function, heads, width, 0, backend="pallas tpu", supports=supports)
+@core
+def jax_splash(heads, width, window=0):
+    """JAX's own Pallas kernel for TPUs that knows windows."""
+    return softmax("jax-splash", "tpu-splash", heads, width, window, checked=THREE_TILES)
 
 
 # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────────────

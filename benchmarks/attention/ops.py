@@ -72,7 +72,7 @@ def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
         where = record.environment(chosen.command)
         prepared = {}
         for candidate in candidates:
-            spec = Spec(dtype, mode, platform)
+            spec = Spec(dtype, mode, platform, length)
             sizes = {"length": length, "heads": chosen.heads, "width": chosen.width}
             head = (where, candidate, spec, sizes)
             try:

@@ -14,10 +14,13 @@ from tests.strategies import arrays, seeds, sizes
 OUTPUT, LSE = 0, 1
 
 
+SHAPES = (2, 3, 5, 7, 4, 1), (3, 1, 4, 2, 1, 2)
+
+
 @st.composite
-def blockwise_arguments(draw, rows_are_empty):
+def blockwise_arguments(draw, rows_are_empty, shapes=SHAPES):
     """Positions in any order, on slots of which some are empty; if no row may be, every query sees position 0."""
-    g, r, t, s, k, v = draw(sizes((2, 3, 5, 7, 4, 1), (3, 1, 4, 2, 1, 2)))
+    g, r, t, s, k, v = draw(sizes(*shapes))
     rng = np.random.default_rng(draw(seeds))
     key = rng.integers(-1, 8, s)
     key[0] = key[0] if rows_are_empty else 0

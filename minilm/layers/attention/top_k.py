@@ -49,6 +49,7 @@ def top_k_attention(
     """
     if n < 1:
         raise ValueError(f"a query reads at least one key: expected n >= 1, got {n}")
-    a = jnp.where(mask, scores(q, k) + bias, -jnp.inf)
+    # Behind the barrier, for a score that is computed twice may round in two ways, and the largest be below itself.
+    a = jax.lax.optimization_barrier(jnp.where(mask, scores(q, k) + bias, -jnp.inf))
     threshold = jax.lax.top_k(a, min(n, k.shape[1]))[0][..., -1:]
     return mix(softmax(a, where=a >= threshold), v)

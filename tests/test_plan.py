@@ -53,6 +53,7 @@ def test_arithmetic_is_the_formula_of_the_page():
     assert planned(CONFIG).training_flops == 3 * forward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIG, REMAT], ids=["plain", "remat"])
 def test_training_is_what_the_compiler_counts_and_holds(config):
     with jax.enable_x64(False):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
+from minilm.layers.attention.block_selection import largest
 from minilm.layers.attention.core import mix, scores
 
 
@@ -49,7 +50,7 @@ def top_k_attention(
     """
     if n < 1:
         raise ValueError(f"a query reads at least one key: expected n >= 1, got {n}")
-    # Behind the barrier, for a score that is computed twice may round in two ways, and the largest be below itself.
-    a = jax.lax.optimization_barrier(jnp.where(mask, scores(q, k) + bias, -jnp.inf))
-    threshold = jax.lax.top_k(a, min(n, k.shape[1]))[0][..., -1:]
-    return mix(softmax(a, where=a >= threshold), v)
+    a = jnp.where(mask, scores(q, k) + bias, -jnp.inf)
+    best = largest(a, n=n)  # by rank, for a score that is computed twice may round in two ways, and be below itself
+    threshold = jnp.where(best, a, jnp.inf).min(-1, keepdims=True)
+    return mix(softmax(a, where=best | (a >= threshold)), v)

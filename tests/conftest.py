@@ -18,9 +18,9 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 
-# More than half of the tests' time is compilation. What one worker has compiled the other need not, nor the next run.
+# What one worker has compiled the other need not, nor the next run; to keep every small program would cost more.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache/compiled"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Every annotated function of minilm is checked against its own letters, in the tests only.
@@ -36,7 +36,7 @@ settings.load_profile("minilm")
 
 # What is alive for good, modules and what they cache, is looked through again and again unless collections are rare.
 gc.set_threshold(100_000, 20, 50)
-FORGETTING = 300  # tests, after which 65,530 memory maps, all that Linux allows a process, are far away
+FORGETTING = 600  # tests, after which there are some 40,000 memory maps of the 65,530 that Linux allows a process
 
 
 def pytest_collection_modifyitems(items):

@@ -158,6 +158,7 @@ def test_state_bytes_are_those_of_both_layers_caches():
     assert fixed[0] == fixed[1]
 
 
+@pytest.mark.slow
 def test_parameters_are_matched_as_near_as_even_heads_allow():
     found = quality_sizes.matched(SMALL, "params", 3000)
     near = [found, replace(found, d_model=found.d_model - 4), replace(found, d_model=found.d_model + 4)]

@@ -37,6 +37,7 @@ def test_products_of_taylor_features_are_the_exponentials_series_of_the_score(se
     assert_close(taylor_features(q) @ taylor_features(k).T, 1 + s + s**2 / 2, FORMULA)
 
 
+@pytest.mark.slow
 @settings(max_examples=2)
 @given(key=keys(), seed=seeds)
 def test_products_of_random_features_are_on_average_the_exponential_of_the_score(key, seed):
@@ -54,6 +55,7 @@ def test_products_of_random_features_are_on_average_the_exponential_of_the_score
     assert np.abs(expected - 1).max() > 0.2
 
 
+@pytest.mark.slow
 def test_random_directions_are_orthogonal_in_blocks_and_as_long_as_normal_vectors():
     projection = init_random_features(jax.random.key(0), 9001, K, dtype=jnp.float64)
     assert projection.shape == (9001, K)

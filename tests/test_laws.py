@@ -139,6 +139,7 @@ def test_a_report_names_the_broken_law_and_raises_it():
         report.raise_if_broken()
 
 
+@pytest.mark.slow
 def test_the_other_checks_hold_for_correct_code_and_leave_nothing_out():
     from tests.gallery import losses, norms, tokenizers
     from tests.gallery.textbook import attend_backward, cross_entropy, draw
@@ -247,6 +248,7 @@ def mixer_of_batches(mixer):
     return jax.jit(jax.vmap(mixer))
 
 
+@pytest.mark.slow
 def test_minilms_attention_obeys_with_its_rules_and_its_cache():
     import jax
     import jax.numpy as jnp

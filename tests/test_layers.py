@@ -140,7 +140,9 @@ def test_reference_gradient_equals_central_differences(record, data):
 
 
 @every([record for record in RECORDS if record.typed])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "f32"])
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)], ids=["bf16", "f32"]
+)
 @settings(max_examples=3)
 @given(data=st.data())
 def test_layer_preserves_its_dtype_and_stays_close_in_it(record, dtype, data):

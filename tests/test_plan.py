@@ -71,6 +71,7 @@ def test_training_is_what_the_compiler_counts_and_holds(config):
     tolerances.assert_estimate(estimate.training_bytes, held, tolerances.BYTES_ESTIMATE)
 
 
+@pytest.mark.slow
 def test_generation_holds_its_weights_and_its_cache():
     with jax.enable_x64(False):
         params = gpt.init(jax.random.key(0), CONFIG)

@@ -234,6 +234,7 @@ def test_a_convolution_that_begins_as_the_identity_is_as_if_there_were_none():
         ("rotary:theta=far", "The option theta is 'far', and must be of the kind float"),
         ("gqa:groups=3", "4 query heads cannot be shared out among 3 groups: choose a divisor of 4"),
         ("mha:convolution=-1", "A convolution is at least 1 wide and begins random or identity; it was told -1"),
+        ("mha:initial=zero", "begins random or identity; it was told 0 and 'zero'"),
         ("mha:convolution=2,initial=zero", "begins random or identity; it was told 2 and 'zero'"),
         ("no.module:attention", r"no\.module:attention was taken for a variant outside of minilm, .*No module"),
         ("minilm.shapes:attention", "minilm.shapes:attention was taken for .* has no attribute 'attention'"),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from minilm.layers.linear_attention.convolved import convolved_mixer
+from minilm.layers.linear_attention.convolved import BEGINNINGS, convolved_mixer
 from minilm.shapes import Mixer
 
 Family = Literal["softmax", "positions", "state", "selection"]
@@ -91,7 +91,8 @@ def make(text: str, d: int, heads: int) -> Mixer:
     common = {name: options.pop(name, default) for name, default in CONVOLUTION.items()}
     mixer = row.build(d, heads, **options)
     width, initial = common["convolution"], common["initial"]
-    return convolved_mixer(mixer, width=width, initial=initial) if width else mixer
+    plain = width == 0 and initial in BEGINNINGS
+    return mixer if plain else convolved_mixer(mixer, width=width, initial=initial)
 
 
 def read(text: str) -> tuple[Variant, dict]:

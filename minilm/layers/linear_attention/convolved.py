@@ -13,6 +13,8 @@ from minilm.layers.linear_attention.convolution import (
 )
 from minilm.shapes import Mixer
 
+BEGINNINGS = ("random", "identity")
+
 
 class ConvolvedParams(NamedTuple):
     """The convolution's weights, and the mixer's parameters."""
@@ -41,7 +43,7 @@ def convolved_mixer(mixer: Mixer, *, width: int, initial: str = "random") -> Mix
     Raises:
       ValueError: for a width below 1, or another word for how it begins.
     """
-    if width < 1 or initial not in ("random", "identity"):
+    if width < 1 or initial not in BEGINNINGS:
         raise ValueError(
             f"A convolution is at least 1 wide and begins random or identity; it was told {width} and {initial!r}."
         )

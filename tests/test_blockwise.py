@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm.layers.attention.biases import Alibi, T5Relative
-from minilm.layers.attention.blockwise import Blockwise, blockwise_attention
+from minilm.layers.attention.blockwise import Blockwise, blockwise_attention, blockwise_gradients
 from minilm.layers.attention.core import Dense, scores
 from minilm.layers.attention.masks import Causal, Dilated, Everything, Padding, Prefix, SameDocument, SlidingWindow
 from minilm.layers.attention.multi_head import init_multi_head, multi_head
@@ -89,6 +89,19 @@ def test_any_blocks_give_the_same(blocks):
     assert_close(
         value_and_gradients(Blockwise(Causal(), None, *blocks), *drawn(jax.random.key(2)), query, key), dense, FORMULA
     )
+
+
+@pytest.mark.parametrize("blocks", [(5, 2), (3, 7)], ids=str)
+def test_the_gradients_of_a_share_are_the_same_in_tiles_that_divide_nothing(blocks):
+    (q, k, v, _), at = drawn(jax.random.key(1)), np.random.default_rng(1)
+    query, key = tokens(at, q.shape[2], True), tokens(at, k.shape[1], True)
+    out = blockwise_attention(q, k, v, query, key, Causal())
+    d_out = jax.tree.map(lambda a: at.standard_normal(a.shape), out)
+    whole, tiled = (
+        blockwise_gradients(q, k, v, query, key, Causal(), None, *out, *d_out, t_block=t, s_block=s)
+        for t, s in ((128, 128), blocks)
+    )
+    assert_close(tiled, whole, FORMULA)
 
 
 def test_lse_is_the_logarithm_of_the_sum_that_a_softmax_divides_by():

@@ -36,7 +36,7 @@ settings.load_profile("minilm")
 
 # What is alive for good, modules and what they cache, is looked through again and again unless collections are rare.
 gc.set_threshold(100_000, 20, 50)
-FORGETTING = 600  # tests, after which there are some 40,000 memory maps of the 65,530 that Linux allows a process
+FORGETTING = 200  # tests, after which there are some 15,000 memory maps, of the 65,530 that Linux allows a process
 
 
 def pytest_collection_modifyitems(items):

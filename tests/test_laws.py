@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -108,11 +107,11 @@ def numpy_pieces():
     }
 
 
-def test_a_check_of_a_correct_mixer_holds_every_law_it_was_given_in_under_five_seconds():
+def test_a_check_of_a_correct_mixer_holds_every_law_it_was_given_in_less_than_a_thousand_calls():
     mixer, pieces = numpy_pieces()
-    started = time.process_time()
-    report = laws.check(mixer, d=D, **pieces).raise_if_broken()
-    assert time.process_time() - started < 5
+    calls = []
+    report = laws.check(lambda x: calls.append(len(x)) or mixer(x), d=D, **pieces).raise_if_broken()
+    assert len(calls) < 1000
     assert report.not_checked == ("permutation equivariance",)
 
 

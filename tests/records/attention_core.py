@@ -25,7 +25,7 @@ def mix_arguments(draw):
 @st.composite
 def attention_arguments(draw):
     """Masks leave rows empty; mask and bias come in shapes that broadcast."""
-    g, r, t, s, k, v = draw(sizes((2, 3, 4, 5, 6, 1), (1, 1, 5, 3, 1, 4)))
+    g, r, t, s, k, v = draw(SIZES)
     mask = np.random.default_rng(draw(seeds)).random(draw(st.sampled_from([(t, s), (g, r, t, s)]))) < 0.6
     mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
     bias = draw(arrays(*draw(st.sampled_from([(t, s), (g, r, t, s), (g, 1, 1, s)]))))

@@ -30,5 +30,5 @@ RECORDS = tuple(
         precise=False,
         label=f"{n}",
     )
-    for n in (2, 4)
+    for n in (1, 2, 4)
 )

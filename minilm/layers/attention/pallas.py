@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu, triton
 from jaxtyping import Array, Float
 
-from minilm.layers.attention.blockwise import _bias_gradient, _dot, _interval, _pad, _visited
+from minilm.layers.attention.blockwise import _bias_gradient, _dot, _interval, _padded, _visited
 from minilm.pytrees import register
 from minilm.shapes import Tokens
 
@@ -65,9 +65,7 @@ def pallas_attention(
     """
     t, s = q.shape[2], k.shape[1]
     t_block, s_block = (min(block, max(SHORTEST, pl.next_power_of_2(n))) for block, n in ((t_block, t), (s_block, s)))
-    q, k, v = _pad(q, 2, t_block), _pad(k, 1, s_block), _pad(v, 1, s_block)
-    query = jax.tree.map(lambda x: _pad(x, 0, t_block, mode="edge"), query)
-    key = Tokens(_pad(key.position, 0, s_block, constant_values=-1), _pad(key.document, 0, s_block))
+    q, k, v, query, key = _padded((t_block, s_block), q, k, v, query, key)
     bias = jax.tree.map(lambda x: jnp.moveaxis(x, (-2, -1), (0, 1))[..., None, None], bias)
     o, lse = _attention((t_block, s_block), q, k, v, query, key, rule, bias)
     return o[:, :, :t], lse[:, :, :t, 0]

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -24,8 +25,20 @@ def keys():
 
 
 def sizes(*choices: tuple):
-    """One of a few tuples of sizes: a new shape costs half a second of compilation, so a record names about three."""
-    return st.sampled_from(choices)
+    """One of a few tuples of sizes: each is compiled anew, so a record names about three.
+
+    All that has a shape is to follow from them. Where few examples are drawn (the profile `brief`) it is the first.
+    """
+    return st.sampled_from(choices if settings().max_examples >= 10 else choices[:1])
+
+
+def mask_and_bias(draw, g, r, t, s):
+    """A mask that leaves rows empty, and a bias. They broadcast in several ways, of which g decides one."""
+    whole, shared, by_head = (g, r, t, s), (t, s), (g, 1, 1, s)
+    of_mask, of_bias = {1: (shared, whole), 2: (whole, by_head), 3: (shared, shared)}[g]
+    mask = np.random.default_rng(draw(seeds)).random(of_mask) < 0.6
+    mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
+    return mask, draw(arrays(*of_bias))
 
 
 seeds = st.integers(0, 2**31 - 1)

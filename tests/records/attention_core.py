@@ -5,7 +5,7 @@ from minilm.layers.attention import core
 from minilm.reference.attention import core as reference
 from tests.flex_oracle import FLEX, flex_attention
 from tests.records import Record
-from tests.strategies import arrays, seeds, sizes
+from tests.strategies import arrays, mask_and_bias, sizes
 
 SIZES = sizes((2, 3, 4, 5, 6, 1), (1, 2, 5, 3, 4, 2), (3, 1, 1, 2, 1, 4))  # g, r, t, s, k, v
 
@@ -24,12 +24,8 @@ def mix_arguments(draw):
 
 @st.composite
 def attention_arguments(draw):
-    """Masks leave rows empty; mask and bias come in shapes that broadcast."""
     g, r, t, s, k, v = draw(SIZES)
-    mask = np.random.default_rng(draw(seeds)).random(draw(st.sampled_from([(t, s), (g, r, t, s)]))) < 0.6
-    mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
-    bias = draw(arrays(*draw(st.sampled_from([(t, s), (g, r, t, s), (g, 1, 1, s)]))))
-    return draw(arrays(g, r, t, k)), draw(arrays(g, s, k)), draw(arrays(g, s, v)), mask, bias
+    return draw(arrays(g, r, t, k)), draw(arrays(g, s, k)), draw(arrays(g, s, v)), *mask_and_bias(draw, g, r, t, s)
 
 
 def torch_attention(q, k, v, mask, bias):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from minilm.layers.attention import differential
 from minilm.reference.attention import differential as reference
 from tests.records import Record
-from tests.strategies import arrays, seeds, sizes, weights
+from tests.strategies import arrays, mask_and_bias, sizes, weights
 
 SIZES = sizes((2, 3, 4, 5, 6, 1), (1, 2, 5, 3, 2, 4), (3, 1, 1, 2, 1, 5))  # g, r, t, s, k, v
 
@@ -15,11 +15,12 @@ def drawn_params(draw, k, v):
 
 
 def drawn_attention(draw, g, r, t, s, k, v):
-    """Masks leave rows empty; mask and bias come in shapes that broadcast."""
-    mask = np.random.default_rng(draw(seeds)).random(draw(st.sampled_from([(t, s), (g, r, t, s)]))) < 0.6
-    mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
-    bias = draw(arrays(*draw(st.sampled_from([(t, s), (g, r, t, s), (g, 1, 1, s)]))))
-    return draw(arrays(g, r, t, 2 * k)), draw(arrays(g, s, 2 * k)), draw(arrays(g, s, v)), mask, bias
+    return (
+        draw(arrays(g, r, t, 2 * k)),
+        draw(arrays(g, s, 2 * k)),
+        draw(arrays(g, s, v)),
+        *mask_and_bias(draw, g, r, t, s),
+    )
 
 
 numbers = st.sampled_from([-0.5, 0.2, 0.7, 1.5]).map(np.float64)

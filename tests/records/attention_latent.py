@@ -5,7 +5,7 @@ from minilm.layers.attention import latent
 from minilm.reference.attention import latent as reference
 from minilm.shapes import Tokens
 from tests.records import Record
-from tests.strategies import arrays, seeds, sizes, weights
+from tests.strategies import arrays, mask_and_bias, seeds, sizes, weights
 
 # (d, g, r, k, v, latent, rotary, t, s) and leading axes, together: each new shape is compiled.
 SHAPES = sizes(
@@ -23,7 +23,7 @@ def drawn_params(draw, d, g, r, k, v, c, rotary):
 def project_arguments(draw):
     """One place for all sequences or one for each, with padding in it."""
     (*drawn, t, _), leading = draw(SHAPES)
-    shape = draw(st.sampled_from([(t,), (*leading, t)]))
+    shape = (*leading, t) if len(leading) > 1 else (t,)
     rng = np.random.default_rng(draw(seeds))
     position = np.where(rng.random(shape) < 0.2, -1, rng.integers(0, 5) + np.arange(t))
     return drawn_params(draw, *drawn), draw(weights(*leading, t, drawn[0])), position
@@ -38,14 +38,10 @@ def expand_arguments(draw):
 
 @st.composite
 def attention_arguments(draw):
-    """Masks leave rows empty; mask and bias come in shapes that broadcast."""
     (*drawn, t, s), _ = draw(SHAPES)
     _, g, r, k, _, c, rotary = drawn
-    mask = np.random.default_rng(draw(seeds)).random(draw(st.sampled_from([(t, s), (g, r, t, s)]))) < 0.6
-    mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
-    bias = draw(arrays(*draw(st.sampled_from([(t, s), (g, r, t, s), (g, 1, 1, s)]))))
     q, remembered = draw(arrays(g, r, t, k + rotary)), (draw(arrays(s, c)), draw(arrays(s, rotary)))
-    return drawn_params(draw, *drawn), q, *remembered, mask, bias
+    return drawn_params(draw, *drawn), q, *remembered, *mask_and_bias(draw, g, r, t, s)
 
 
 @st.composite

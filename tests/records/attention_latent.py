@@ -23,7 +23,7 @@ def drawn_params(draw, d, g, r, k, v, c, rotary):
 def project_arguments(draw):
     """One place for all sequences or one for each, with padding in it."""
     (*drawn, t, _), leading = draw(SHAPES)
-    shape = (*leading, t) if len(leading) > 1 else (t,)
+    shape = draw(st.sampled_from([(t,), (*leading, t)]))
     rng = np.random.default_rng(draw(seeds))
     position = np.where(rng.random(shape) < 0.2, -1, rng.integers(0, 5) + np.arange(t))
     return drawn_params(draw, *drawn), draw(weights(*leading, t, drawn[0])), position

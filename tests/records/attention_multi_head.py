@@ -20,13 +20,13 @@ def drawn_params(draw, d, g, r, k, v, memory_width=None):
     m = d if memory_width is None else memory_width
     shapes = {"w_q": (d, g, r, k), "w_k": (m, g, k), "w_v": (m, g, v), "w_o": (g, r, v, d)}
     shapes |= {"b_q": (g, r, k), "b_k": (g, k), "b_v": (g, v), "b_o": (d,)}
-    leaves = {name: draw(weights(*shape)) if name[0] == "w" or g < 3 else None for name, shape in shapes.items()}
+    leaves = {name: draw(weights(*shape)) if name[0] == "w" or g == 2 else None for name, shape in shapes.items()}
     return multi_head.MultiHeadParams(**leaves)
 
 
 def drawn_tokens(draw, leading, t):
     """One place for all sequences or one for each, with padding in it."""
-    shape = (*leading, t) if len(leading) > 1 else (t,)
+    shape = draw(st.sampled_from([(t,), (*leading, t)]))
     position = np.broadcast_to(np.arange(t), shape)
     padded = np.random.default_rng(draw(seeds)).random(shape) < 0.2
     return Tokens(np.where(padded, -1, position), np.zeros(shape, int))

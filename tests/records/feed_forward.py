@@ -12,7 +12,7 @@ SIZES = sizes(((), 3, 5), ((2,), 4, 1), ((3, 2), 1, 2))  # leading axes, d, f
 @st.composite
 def mlp_arguments(draw):
     leading, d, f = draw(SIZES)
-    b_up, b_down = (draw(weights(f)), draw(weights(d))) if d > 1 else (None, None)
+    b_up, b_down = (draw(weights(f)), draw(weights(d))) if d < 4 else (None, None)
     params = feed_forward.MLPParams(w_up=draw(weights(d, f)), b_up=b_up, w_down=draw(weights(f, d)), b_down=b_down)
     return params, draw(arrays(*leading, d))
 

@@ -180,8 +180,8 @@ if not QUICK:
 # What to expect, with Python 3.11 and JAX 0.10: after ten passes over Shakespeare skip-gram with negative sampling
 # puts 96%, 96% and 94% of the heaps' words in place with seeds 0, 1 and 2 (`MINILM_SEED`), and with seed 0 CBOW 96%,
 # and by hierarchical softmax skip-gram 94% and CBOW 80%; quick mode, with two passes, 84% and 80%. On the reviews the
-# correlation with WordSim-353 is 0.409 over the 315 pairs whose words are known, and 13.9% of the analogies are
-# answered (seed 0); without phrases it was 0.445, and 15%.
+# correlation with WordSim-353 is 0.41 over the 315 pairs whose words are known, and 13.9% of the analogies are
+# answered (seed 0); without phrases it is 0.43, and 14.7% (`python -m benchmarks.word2vec`).
 #
 # ## What to try next
 #

@@ -60,7 +60,7 @@ else:
     data = read_csv(DATA, encoding=os.environ.get("MINILM_ENCODING", "utf-8"))
 
 letters = [letter for text in data.texts for letter in text if letter.isalpha()]
-CHINESE = sum("一" <= letter <= "鿿" for letter in letters) > len(letters) / 2
+CHINESE = sum("\u4e00" <= letter <= "\u9fff" for letter in letters) > len(letters) / 2
 split = characters if CHINESE else words
 tokens = [split(normalise(text)) or ["?"] for text in data.texts]
 classes = class_names(data.labels)

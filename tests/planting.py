@@ -21,7 +21,7 @@ TARGETS = ("layers", "reference", "losses.py", "sampling.py", "generation.py", "
 # name, the one inside a folder is told with it, and its tests are those given here alone.
 TESTS = {
     "core": ["attention"],
-    "multi_head": ["attention"],
+    "multi_head": ["attention", "softmax_variants", "variants"],
     "elman": ["recurrent"],
     "gru": ["recurrent"],
     "lstm": ["recurrent"],
@@ -77,7 +77,8 @@ def place(path: str) -> str:
 def test_files(path: str) -> list[str]:
     """The files with tests of a module."""
     stem = Path(path).stem
-    names = TESTS.get(place(path)) or [stem, *TESTS.get(stem, [])]
+    own = None if place(path) == stem else TESTS.get(place(path))
+    names = own or [stem, *TESTS.get(stem, [])]
     files = [f"tests/test_{name}.py" for name in names]
     return [file for file in ["tests/test_layers.py", *files, path] if (ROOT / file).exists()]
 

@@ -51,6 +51,8 @@ def test_of_modules_that_share_a_name_each_has_tests_of_its_own_and_no_entry_of_
     for path, name in own.items():
         for side in ("layers", "reference"):
             assert planting.test_files(f"minilm/{side}/{path}.py")[1:-1] == [f"tests/test_{name}.py"]
+    both = ["tests/test_feed_forward.py", "tests/test_activation.py"]  # its own, and those that the table adds
+    assert planting.test_files("minilm/layers/feed_forward.py")[1:-1] == both
     for names in TESTS.values():
         assert all((ROOT / f"tests/test_{name}.py").exists() for name in names)
 

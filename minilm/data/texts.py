@@ -71,6 +71,13 @@ def news() -> Labelled:
     return read_csv(fetch("ag-news") / "news.csv")
 
 
+def messages() -> Labelled:
+    """4,862 messages by telephone, spam or ham, one in eight of them spam (Almeida et al., 2011)."""
+    lines = (fetch("sms-spam") / "messages.tsv").read_text("utf-8").splitlines()
+    labels, texts = zip(*(line.split("\t", 1) for line in lines), strict=True)
+    return Labelled([*texts], [*labels])
+
+
 def generated_with_labels(count: int, seed: int = 0) -> Labelled:
     """Sentences of `generated`, each labelled with its heap: what stands in where no text can be had.
 

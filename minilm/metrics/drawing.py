@@ -1,4 +1,4 @@
-"""Pictures of how well labels are predicted."""
+"""Pictures of how well labels are predicted, and of where a model looked."""
 
 from collections.abc import Sequence
 
@@ -27,3 +27,24 @@ def draw_confusion(axes, matrix: np.ndarray, names: Sequence[str]) -> None:
     axes.set(xlabel="taken for", ylabel="is")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
+
+
+def draw_alignment(axes, weights: np.ndarray, source: Sequence[str], target: Sequence[str]) -> None:
+    """Draw where a model looked before it wrote each token: dark where the weight is.
+
+    Args:
+      axes: of matplotlib.
+      weights: `(t, s)`, a row for each token that was written; none is below 0 or above 1.
+      source: the s tokens that were read, from left to right.
+      target: the t tokens that were written, from above to below.
+    Raises:
+      ValueError: there is not a weight for each token of the target on each of the source.
+    """
+    if np.shape(weights) != (len(target), len(source)):
+        raise ValueError(
+            f"expected a row for each of {len(target)} tokens written and a column for each of {len(source)} read, got "
+            f"weights of {np.shape(weights)}: cut the padding off."
+        )
+    axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(source)), source)
+    axes.set_yticks(range(len(target)), target)

@@ -39,6 +39,8 @@ from minilm.models import classifier, encoders
 QUICK = bool(os.environ.get("MINILM_QUICK"))
 SEED = int(os.environ.get("MINILM_SEED", "0"))
 DATA = os.environ.get("MINILM_DATA", "imdb")
+if QUICK:
+    jax.config.update("jax_disable_most_optimizations", True)  # what runs for moments need not be fast
 
 # %% [markdown]
 # ## The texts

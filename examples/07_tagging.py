@@ -13,6 +13,7 @@ import os
 import time
 from collections import Counter, defaultdict
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,6 +35,8 @@ from minilm.optimizers import make_optimizer
 
 QUICK = bool(os.environ.get("MINILM_QUICK"))
 SEED = int(os.environ.get("MINILM_SEED", "0"))
+if QUICK:
+    jax.config.update("jax_disable_most_optimizations", True)  # what runs for moments need not be fast
 
 # %% [markdown]
 # ## A month of a newspaper

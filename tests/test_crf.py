@@ -83,6 +83,24 @@ def test_the_normalizer_is_the_sum_over_all_paths_and_its_gradient_what_they_use
     assert_close(crf_marginals(params, emissions).ravel(), (p @ USES)[-T * C :], FORMULA)
 
 
+@given(seeds, st.integers(1, T))
+def test_likelihood_gradient_and_best_path_are_those_of_the_crf_that_pytorch_users_take(seed, n):
+    torch, torchcrf = pytest.importorskip("torch"), pytest.importorskip("torchcrf")
+    params, emissions = field(seed)
+    tags = np.random.default_rng(seed).integers(0, C, T)
+    (log_p, gradient), path = LIKELIHOOD_AND_GRADIENT(params, emissions, tags, n), viterbi(params, emissions, n)[0]
+    theirs, e = torchcrf.CRF(C, batch_first=True), torch.tensor(np.asarray(emissions)[None], requires_grad=True)
+    learned = theirs.transitions, theirs.start_transitions, theirs.end_transitions
+    for parameter, value in zip(learned, params, strict=True):
+        parameter.data = torch.tensor(np.asarray(value))
+    mask = torch.arange(T)[None] < n
+    expected = theirs(e, torch.tensor(tags[None]), mask=mask)
+    expected.backward()
+    assert_close(log_p, expected.item(), FORMULA)
+    assert_close(gradient, (CRFParams(*(p.grad.numpy() for p in learned)), e.grad[0].numpy()), FORMULA)
+    assert path[:n].tolist() == theirs.decode(e, mask=mask)[0]
+
+
 @given(seeds, forbidden)
 def test_probabilities_of_all_paths_are_those_of_their_scores_and_add_up_to_one(seed, pairs):
     params, emissions = field(seed)

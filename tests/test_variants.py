@@ -27,6 +27,7 @@ OPTIONS = {
     "window": "width=3",
     "dilated": "width=2,rate=2",
     "longformer": "width=2,first=1",
+    "big-bird": "size=2,blocks=6,random=2",
     "chunked": "size=4",
     "streaming": "sinks=2,width=3",
     "soft-cap": "cap=1.5",

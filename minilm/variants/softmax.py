@@ -5,6 +5,7 @@ Where a row says nothing else, positions are rotary and no token sees the future
 
 from functools import partial
 
+import jax
 from jax.tree_util import Partial
 
 from minilm.layers.attention.core import Dense
@@ -19,6 +20,7 @@ from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.sigmoid import init_shift, sigmoid_attention
 from minilm.layers.attention.sinks import init_sink, sink_attention
 from minilm.layers.attention.soft_cap import soft_capped_attention
+from minilm.layers.attention.sparse_masks import big_bird_rule
 from minilm.layers.attention.streaming import streaming_mixer
 from minilm.layers.attention.talking_heads import init_talking_heads, talking_heads_attention
 from minilm.layers.attention.top_k import top_k_attention
@@ -75,6 +77,13 @@ def dilated(d, heads, width=64, rate=4):
 def longformer(d, heads, width=256, first=16):
     """Longformer, one way: a window, and the first tokens, which all see."""
     return ruled(Causal() & (SlidingWindow(width) | Prefix(first)), d, heads)
+
+
+@variant("softmax", paper="arXiv:2007.14062")
+def big_bird(d, heads, size=64, blocks=64, random=3):
+    """BigBird, one way: a window of two blocks, two blocks that all see, and others drawn by lot."""
+    rule = big_bird_rule(jax.random.key(0), size=size, n_blocks=blocks, n_random=random)
+    return ruled(Causal() & rule, d, heads)
 
 
 @variant("softmax", paper="Llama 4")

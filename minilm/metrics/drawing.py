@@ -48,3 +48,30 @@ def draw_alignment(axes, weights: np.ndarray, source: Sequence[str], target: Seq
     axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(source)), source)
     axes.set_yticks(range(len(target)), target)
+
+
+def draw_weights(axes, tokens: Sequence[str], weights: np.ndarray, title: str = "") -> None:
+    """Draw tokens in lines, each on a ground as dark as its weight is large.
+
+    Args:
+      axes: of matplotlib.
+      tokens: t words, or characters of Chinese, each of which takes the room of two letters.
+      weights: `(t,)`, none below 0 and not all of them 0.
+      title: what stands above.
+    Raises:
+      ValueError: there is not a weight for each token.
+    """
+    if np.shape(weights) != (len(tokens),):
+        raise ValueError(f"expected a weight for each of {len(tokens)} tokens, got weights of {np.shape(weights)}.")
+    x, y = 0.0, 0.0
+    for token, weight in zip(tokens, weights / np.max(weights), strict=True):
+        width = sum(1 if letter.isascii() else 2 for letter in token)
+        if x + width > 110:
+            x, y = 0.0, y - 1
+        ground = {"facecolor": (1.0, 0.5, 0.0, 0.9 * weight), "edgecolor": "none", "pad": 1.5}
+        family = {"family": "monospace"} if token.isascii() else {}  # which has no other letters
+        axes.text(x, y, token, fontsize=8, bbox=ground, **family)
+        x += width + 2
+    axes.set(xlim=(0, 112), ylim=(y - 0.5, 1))
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.axis("off")

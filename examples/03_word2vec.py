@@ -11,7 +11,6 @@ import inspect
 import os
 import time
 
-import jax
 import numpy as np
 
 from minilm.data import phrases, texts, windows
@@ -21,8 +20,6 @@ from minilm.models import vectors, word2vec
 
 QUICK = bool(os.environ.get("MINILM_QUICK"))
 SEED = int(os.environ.get("MINILM_SEED", "0"))
-if QUICK:
-    jax.config.update("jax_disable_most_optimizations", True)  # what runs for moments need not be fast
 
 # %% [markdown]
 # ## The text

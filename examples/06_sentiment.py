@@ -268,7 +268,9 @@ report("n-grams, from naive Bayes on", by_counting.argmax(-1))
 # %%
 both = (jax.nn.log_softmax(by_reading) + jax.nn.log_softmax(by_counting)) / 2
 together = report("both", np.argmax(both, -1))
-assert together > 0.5 + 0.5 / len(classes) or DATA not in SETS
+if together <= 0.5 + 0.5 / len(classes):
+    assert DATA not in SETS, "a set of the course is told apart better than this"
+    print(f"Not much better than guessing one of {len(classes)}: {len(train):,} texts may be too few, or not say it.")
 if DATA == "imdb" and len(data.texts) == 25_000:
     assert in_order >= 0.87
     assert together > 0.905

@@ -44,6 +44,9 @@ def test_words_are_drawn_in_lines_on_grounds_as_dark_as_their_weights():
     darkness = [text.get_bbox_patch().get_facecolor()[3] for text in axes.texts]
     np.testing.assert_allclose(darkness, [0.45] * 20 + [0.9])
     assert axes.get_title("left") == "positive"
+    draw_weights(axes, ["naïve", "中文", "end"], np.ones(3))
+    assert [text.get_position()[0] for text in axes.texts[-3:]] == [0, 7, 13], "a letter of Chinese has the room of two"
+    assert [text.get_fontfamily() == ["monospace"] for text in axes.texts[-3:]] == [True, False, True]
     with pytest.raises(ValueError, match=r"each of 2 tokens, got weights of \(3,\)"):
         draw_weights(axes, ["a", "b"], np.ones(3))
     plt.close(figure)

@@ -163,15 +163,23 @@ def test_sinks_and_caps_are_those_of_gpt_oss_and_gemma_2(seed, which):
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal(shape) for shape in ((G, R, T, K), (G, T, K), (G, T, K)))
     sinks, cap, mask = rng.standard_normal((G, R)), 0.7, np.tril(np.ones((T, T), bool))
-    module = SimpleNamespace(sinks=torch.tensor(sinks.ravel()), num_key_value_groups=R, training=False, head_dim=K)
+    their_sinks = torch.tensor(sinks.ravel(), requires_grad=True)
+    module = SimpleNamespace(sinks=their_sinks, num_key_value_groups=R, training=False, head_dim=K)
     theirs = {"gpt_oss": gpt_oss, "gemma2": gemma2}[which]
-    given_to_them = (torch.tensor(x.reshape(1, -1, T, K), requires_grad=True) for x in (q, k, v))
+    given_to_them = tuple(torch.tensor(x.reshape(1, -1, T, K), requires_grad=True) for x in (q, k, v))
     options = {"softcap": cap} if which == "gemma2" else {}
     hidden = torch.tensor(np.where(mask, 0, -np.inf))
     expected = theirs(module, *given_to_them, hidden, scaling=K**-0.5, **options)[0][0]
     function, first = {"gpt_oss": (sink_attention, sinks), "gemma2": (soft_capped_attention, cap)}[which]
-    o = function(first, q, k, v, mask)
+    o, vjp = jax.vjp(lambda *inputs: function(*inputs, mask), *map(jnp.asarray, (first, q, k, v)))
     assert_close(np.asarray(o).reshape(-1, T, K).swapaxes(0, 1), expected.detach().numpy(), FORMULA)
+    d_o = rng.standard_normal(expected.shape)
+    expected.backward(torch.tensor(d_o))
+    d_first, *gradients = vjp(jnp.asarray(d_o.swapaxes(0, 1).reshape(G, R, T, K)))
+    for gradient, x in zip(gradients, given_to_them, strict=True):
+        assert_close(gradient.reshape(-1, T, K), x.grad[0].numpy(), FORMULA)
+    if which == "gpt_oss":
+        assert_close(d_first.ravel(), their_sinks.grad.numpy(), FORMULA)
 
 
 @few

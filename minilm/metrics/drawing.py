@@ -1,6 +1,7 @@
 """Pictures of how well labels are predicted, and of where a model looked."""
 
 from collections.abc import Sequence
+from unicodedata import east_asian_width
 
 import numpy as np
 
@@ -65,11 +66,12 @@ def draw_weights(axes, tokens: Sequence[str], weights: np.ndarray, title: str = 
         raise ValueError(f"expected a weight for each of {len(tokens)} tokens, got weights of {np.shape(weights)}.")
     x, y = 0.0, 0.0
     for token, weight in zip(tokens, weights / np.max(weights), strict=True):
-        width = sum(1 if letter.isascii() else 2 for letter in token)
+        wide = [east_asian_width(letter) in "WF" for letter in token]
+        width = len(token) + sum(wide)
         if x + width > 110:
             x, y = 0.0, y - 1
         ground = {"facecolor": (1.0, 0.5, 0.0, 0.9 * weight), "edgecolor": "none", "pad": 1.5}
-        family = {"family": "monospace"} if token.isascii() else {}  # which has no other letters
+        family = {} if any(wide) else {"family": "monospace"}  # which has no letters of Chinese
         axes.text(x, y, token, fontsize=8, bbox=ground, **family)
         x += width + 2
     axes.set(xlim=(0, 112), ylim=(y - 0.5, 1))

@@ -37,15 +37,40 @@ def judged(rows: list[dict]) -> list[tuple[str, str, str, str]]:
         if (benchmark, kind, dtype) != ("ops", "core", "float32"):
             continue
         for bar in BARS:
-            if bar.length in candidates.get(bar.first, {}) and bar.length in candidates.get(bar.second, {}):
-                first, second = (candidates[name][bar.length] for name in (bar.first, bar.second))
-                figure = views.seconds if bar.figure == "time" else views.space
-                ratio = figure(first) / figure(second)
-                holds = ratio >= bar.limit if bar.at_least else ratio <= bar.limit
-                shown = f"{ratio:.2f} ×" if ratio > 0.2 else f"1/{1 / ratio:.1f}"
-                found.append((f"{bar.claim}, {bar.length:,} tokens", MODES[mode], shown, _verdict(holds)))
+            first, second = (candidates.get(name, {}) for name in (bar.first, bar.second))
+            if bar.length in first and bar.length in second:
+                ratio = _ratio(bar, first[bar.length], second[bar.length])
+                verdict = _verdict(True) if _holds(bar, ratio) else _verdict(False) + _why(bar, first, second)
+                found.append((f"{bar.claim}, {bar.length:,} tokens", MODES[mode], _shown(ratio), verdict))
         found += [(*line[:1], MODES[mode], *line[1:]) for line in _grown(candidates)]
     return found
+
+
+def _ratio(bar, first, second):
+    figure = views.seconds if bar.figure == "time" else views.space
+    return figure(first) / figure(second)
+
+
+def _holds(bar, ratio):
+    return ratio >= bar.limit if bar.at_least else ratio <= bar.limit
+
+
+def _shown(ratio):
+    return f"{ratio:.2f} ×" if ratio > 0.2 else f"1/{1 / ratio:.1f}"
+
+
+def _why(bar, first, second):
+    """What no program could pass: the time at the roof, or arguments and results alone; and where the bar does hold."""
+    ours, other = (second, first) if bar.at_least else (first, second)
+    row, peer = ours[bar.length], other[bar.length]
+    if bar.figure == "time":
+        at_the_roof = row["roofline"]["share"] * views.seconds(row) / views.seconds(peer)
+        why = f"; at the roof: {_shown(1 / at_the_roof if bar.at_least else at_the_roof)}"
+    else:
+        why = f"; arguments and results alone: {_shown(row['bytes']['io'] / views.space(peer))}"
+    beyond = [t for t in sorted(first.keys() & second.keys()) if t > bar.length]
+    held = [t for t in beyond if _holds(bar, _ratio(bar, first[t], second[t]))]
+    return why + (f"; holds at {held[0]:,} tokens" if held else "")
 
 
 def _grown(candidates):

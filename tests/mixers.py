@@ -52,7 +52,13 @@ class Subject(NamedTuple):
 def subject(mixer: Mixer, d: int, seed: int = 0) -> Subject:
     params = drawn_params(mixer, d, seed)
     state = jax.jit(lambda: mixer.init_state(params, T, jnp.float64))
-    return Subject(mixer, d, params, state, jax.jit(mixer.apply), jax.jit(mixer.step))
+    return Subject(mixer, d, params, state, compiled(mixer.apply), compiled(mixer.step))
+
+
+def compiled(f: Callable) -> Callable:
+    """`jax.jit` that makes arrays of JAX of its arguments even where it is disabled, as it is under mutants."""
+    jitted = jax.jit(f)
+    return lambda *args: jitted(*jax.tree.map(jnp.asarray, args))
 
 
 def drawn_params(mixer, d: int, seed: int = 0, dtype=jnp.float64):
@@ -143,12 +149,13 @@ def assert_documents_are_kept_apart(s: Subject, seed: int):
 
 
 def assert_lawful(mixer: Mixer, d: int, *, documents: bool = True):
-    """All of the above, for a mixer whose sizes are all different."""
+    """All of the above, and dtypes, for a mixer whose sizes are all different."""
     s = subject(mixer, d)
     promises = [assert_the_future_is_not_seen, assert_pieces_make_the_whole, assert_padding_is_never_read]
     for promise in [*promises, *[assert_documents_are_kept_apart] * documents]:
         for seed in range(3):
             promise(s, seed)
+    assert_dtypes(s, (jnp.bfloat16, jnp.float32))
 
 
 def assert_dtypes(s: Subject, *dtypes):
@@ -157,11 +164,16 @@ def assert_dtypes(s: Subject, *dtypes):
         params = jax.tree.map(lambda w, dtype=weights: jax.ShapeDtypeStruct(w.shape, dtype), s.params)
         x, tokens = jax.ShapeDtypeStruct((T, s.d), inputs), Tokens.arange(T)
         state = jax.eval_shape(lambda params: s.mixer.init_state(params, T), params)
-        after, stepped = jax.eval_shape(s.mixer.step, params, state, x, tokens)
-        assert stepped.dtype == jax.eval_shape(s.mixer.apply, params, x, tokens).dtype == inputs
+        after, stepped = traced(s.mixer.step, params, state, x, tokens)
+        assert stepped.dtype == traced(s.mixer.apply, params, x, tokens).dtype == inputs
         assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
         floats = {leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)}
         assert floats <= {jnp.dtype(weights), jnp.dtype(jnp.float32)}
+
+
+def traced(f: Callable, *arguments):
+    """The shapes that f returns, traced anew: JAX remembers a function's trace, and a mutant is the same function."""
+    return jax.eval_shape(lambda *same: f(*same), *arguments)
 
 
 def assert_precise_in_float32(s: Subject):

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import gc
 import importlib
 import inspect
 import json
@@ -10,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -54,6 +56,7 @@ TESTS = {
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
 COMPILED = ("blockwise", "pallas", "unroll", "generation", "sampling")
 DEFAULTS = "tests/test_architecture.py::test_the_reference_takes_the_same_arguments_with_the_same_defaults"
+NO_WITNESS = "fails without a mutant"  # as what counts compilations does where nothing is compiled
 ALARM = 20  # seconds of computing that a test may take; an endless loop is a bug noticed
 
 
@@ -85,22 +88,41 @@ def test_files(path: str) -> list[str]:
 
 @contextlib.contextmanager
 def planted(mutant: Mutant):
-    """The mutant's code in the live function, for as long as the context lasts."""
+    """The mutant's code in the live function, and in those that it made before, for as long as the context lasts."""
+    live, new = _live_and_new(mutant)
+    names = "__code__", "__defaults__", "__kwdefaults__"
+    swaps = [(live, name, getattr(live, name), getattr(new, name)) for name in names]
+    swaps += [(made, "__code__", old, code) for made, old, code in _made_before(live, new)]
+    try:
+        for function, name, _, changed in swaps:
+            setattr(function, name, changed)
+        yield
+    finally:
+        for function, name, old, _ in swaps:
+            setattr(function, name, old)
+
+
+def _live_and_new(mutant):
     module = importlib.import_module(mutant.path.removesuffix(".py").replace("/", "."))
     owner, _, name = mutant.function.rpartition(".")
     live = vars(getattr(module, owner) if owner else module)[name]
-    live = inspect.unwrap(getattr(live, "fget", None) or getattr(live, "__func__", live))
     namespace = dict(vars(module))
     exec(compile(ast.Module([mutated(mutant, ROOT)], []), mutant.path, "exec"), namespace)
-    new, names = namespace[name], ("__code__", "__defaults__", "__kwdefaults__")
-    old = [getattr(live, attribute) for attribute in names]
-    try:
-        for attribute in names:
-            setattr(live, attribute, getattr(new, attribute))
-        yield
-    finally:
-        for attribute, value in zip(names, old, strict=True):
-            setattr(live, attribute, value)
+    return inspect.unwrap(getattr(live, "fget", None) or getattr(live, "__func__", live)), namespace[name]
+
+
+def _made_before(live, new):
+    """(function, its code, the code in its place): a mixer that a test file holds was made when it was imported."""
+    pairs = zip(_within(live.__code__), _within(new.__code__), strict=False)
+    changed = {old: code for old, code in pairs if old.co_freevars == code.co_freevars}
+    made = gc.get_referrers(*changed) if changed else []
+    return [(f, f.__code__, changed[f.__code__]) for f in made if isinstance(f, FunctionType) and f.__code__ in changed]
+
+
+def _within(code):
+    for inner in filter(lambda constant: isinstance(constant, CodeType), code.co_consts):
+        yield inner
+        yield from _within(inner)
 
 
 class Runner:
@@ -154,6 +176,8 @@ class Runner:
                     if clear:
                         jax.clear_caches()
                     self.sound[run] = _passes(item)
+                    if not self.sound[run]:
+                        self.report(item.nodeid, NO_WITNESS)
                 if self.sound[run]:
                     self.kills[mutant.function, item.nodeid] += 1
                     return item.nodeid

@@ -149,7 +149,9 @@ def test_initial_gates_are_half_open():
     gate = init_forget_gate(jax.random.key(0), 300, g=20, r=30)
     assert abs(gate.w_f.std() * np.sqrt(300) - 1) < gate.w_f.size**-0.25
     assert not gate.b_f.any()
-    assert forgetting_mixer(g=G, r=R, k=K, v=V, bias=False).init(jax.random.key(0), D).multi_head.b_q is None
+    sizes = {"g": G, "r": R, "k": K, "v": V}
+    assert forgetting_mixer(**sizes, bias=False).init(jax.random.key(0), D).multi_head.b_q is None
+    assert forgetting_mixer(**sizes).init(jax.random.key(0), D).multi_head.b_q.shape == (G, R, K)
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ_and_documents_apart():

@@ -82,8 +82,15 @@ def test_initial_gates_stand_in_the_middle_and_a_bias_may_be_absent():
     gate = init_output_gate(jax.random.key(0), 300, g=2, r=3, v=40)
     assert abs(gate.w_gate.std() * np.sqrt(300) - 1) < gate.w_gate.size**-0.25
     assert not gate.b_gate.any()
-    without = gated_mixer(ATTEND, g=G, r=R, k=K, v=V, bias=False).init(jax.random.key(0), D)
+    sizes = {"g": G, "r": R, "k": K, "v": V}
+    without = gated_mixer(ATTEND, **sizes, bias=False).init(jax.random.key(0), D)
     assert (without.gate.b_gate, without.multi_head.b_q) == (None, None)
+    assert gated_mixer(ATTEND, **sizes).init(jax.random.key(0), D).gate.b_gate.shape == (G, R, V)
+
+
+def test_what_goes_through_has_the_dtype_of_the_heads():
+    params, (x, o) = drawn_params(MIXER, D), draw(0, (T, D), (G, R, T, V))
+    assert gated_output(params.gate, x, o.astype(jnp.float32)).dtype == jnp.float32
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ_and_documents_apart():

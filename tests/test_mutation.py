@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
+from minilm.layers.attention.core import Dense
+from minilm.layers.attention.gated import gated_mixer
+from minilm.layers.attention.masks import Causal
 from minilm.layers.normalization import init_rms_norm, rms_norm
 from minilm.reference.linear import matmul
+from minilm.shapes import Tokens
 from tests import planting
+from tests.mixers import drawn_params
 from tests.mutants import mutants_of, mutated
 from tests.mutation import SURVIVORS, listed, run
 from tests.planting import ROOT, TESTS, planted, targets
@@ -77,6 +83,16 @@ def test_a_mutant_reaches_a_compiled_layer():
     with planted(mutant), jax.disable_jit():
         assert not jnp.array_equal(rms_norm(params, x), right)
     assert jnp.array_equal(rms_norm(params, x), right)
+
+
+def test_a_mutant_reaches_what_its_function_made_before():
+    mixer, x = gated_mixer(Dense(Causal()), g=1, r=1, k=2, v=2), jnp.array([[1.0, 2.0], [3.0, -1.0], [0.5, 1.0]])
+    params, where = drawn_params(mixer, 2), Tokens.arange(3)
+    right = mixer.apply(params, x, where)
+    slip = "gated_mixer: attend(q, k, v, tokens, tokens) → attend(k, q, v, tokens, tokens)"
+    with planted(named("minilm/layers/attention/gated.py", slip)), pytest.raises(TypeCheckError):
+        mixer.apply(params, x, where)
+    assert jnp.array_equal(mixer.apply(params, x, where), right)
 
 
 def test_no_two_mutants_share_a_name_and_every_listed_survivor_is_one_of_them_with_its_reason():

@@ -282,7 +282,7 @@ def test_what_is_learned_begins_where_it_should():
         np.testing.assert_array_equal(w.reshape(6, 6), np.eye(6))
     for norm in init_qk_norm(5):
         np.testing.assert_array_equal(norm.scale, np.ones(5))
-    np.testing.assert_array_equal(init_temperature(2, 3, 2), np.ones((2, 3)))
+    assert_close(init_temperature(2, 3, 4, dtype=jnp.float64), np.full((2, 3), np.log2(12)), FORMULA)
     v = jnp.ones((2, 10**4, 1))
     summed = sigmoid_attention(init_shift(2, 3, 10**4), jnp.zeros((2, 3, 1, 4)), jnp.zeros((2, 10**4, 4)), v)
     assert abs(summed - 1).max() < 1e-3

@@ -69,8 +69,9 @@ def _task(title, records):
                 f"{row['variant']} reaches {share:.0%} of the answers: {share + (1 - share) * value:.3f} at best."
             )
     far = list(done[0]["transfer"]) if done else []
-    measure_of = "bits per byte" if done and done[0]["accuracy"] is None else "accuracy"
-    head = ["variant", "convolution", measure_of, "seeds", "99% at step", *far, "rate", "parameters", "state bytes"]
+    recalled = not done or done[0]["accuracy"] is not None
+    learnt = ["accuracy", "seeds", "99% at step", *far] if recalled else ["bits per byte", "seeds"]
+    head = ["variant", "convolution", *learnt, "rate", "parameters", "state bytes"]
     lines = [[*head, "CPU s a step"], ["---"] * (len(head) + 1)]
     for record in ranked:
         row, seeds = record["row"], record["seeds"]
@@ -83,7 +84,7 @@ def _task(title, records):
                 row["convolution"],
                 _spread([abs(score(cell)) for cell in seeds]),
                 str(len(seeds)),
-                ", ".join(str(cell["steps_to_99"] or "—") for cell in seeds),
+                *[", ".join(str(cell["steps_to_99"] or "—") for cell in seeds)] * recalled,
                 *(_spread([cell["transfer"][name] for cell in seeds]) for name in far),
                 f"{row['learning_rate']:g}",
                 f"{row['parameters']:,}",

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
 from minilm.initializers import normal
@@ -105,7 +106,7 @@ def rotary(
 def rotate(
     x: Float[Array, "*batch t k"],
     position: Real[Array, "*#batch t"],
-    frequencies: Float[Array, " half"],
+    frequencies: Float[Array | np.ndarray, " half"],
     magnitude: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "*batch t k"]:
     r"""`rotary` by frequencies that are given, such as those of `minilm.layers.rotary_scaling` for longer texts.

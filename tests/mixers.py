@@ -155,7 +155,7 @@ def assert_lawful(mixer: Mixer, d: int, *, documents: bool = True):
     for promise in [*promises, *[assert_documents_are_kept_apart] * documents]:
         for seed in range(3):
             promise(s, seed)
-    assert_dtypes(s, (jnp.bfloat16, jnp.float32))
+    assert_dtypes(s, (jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64))
 
 
 def assert_dtypes(s: Subject, *dtypes):

@@ -203,6 +203,8 @@ def _passes(item) -> bool:
     from _pytest.runner import runtestprotocol
 
     item._initrequest()
+    if doctest := getattr(item, "dtest", None):  # it forgets its names when it has run
+        doctest.globs = vars(item).setdefault("names", dict(doctest.globs)).copy()
     signal.setitimer(signal.ITIMER_PROF, ALARM, 5)  # and again, should something swallow the first
     try:
         return all(report.passed or report.skipped for report in runtestprotocol(item, log=False, nextitem=None))

@@ -246,3 +246,16 @@ def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tm
     assert quality_views.decode_times(file) == {"mha": 2.5}
     rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None, within_reach=None)]
     assert [path.name for path in quality_views.draw(rows, tmp_path, file)] == ["bits_by_decode_time.png"]
+
+
+def test_the_commands_that_are_told_ask_for_the_rows_again():
+    told = ["--tasks", "mqar:length=32,steps=20", "lm", "--variants", "mha", "window:width=4", "--seeds", "2", "0"]
+    asked = [told, ["--tasks", "mqar:length=32", "--steps", "20", "--match", "state", "--rates", "0.003"]]
+
+    def planned(commands):
+        flags = (quality.parser().parse_args(arguments) for arguments in commands)
+        return [cell.identity for each in flags for cell in quality.cells(each)]
+
+    rows = planned(asked)
+    again = planned(command.split()[4:] for command in quality_views.commands(rows))
+    assert sorted(map(str, again)) == sorted(map(str, rows))

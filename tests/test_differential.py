@@ -101,6 +101,12 @@ def test_heads_have_one_scale_however_much_the_difference_has_cancelled(seed):
     assert_close((out**2).mean(-1), jnp.full((G, R, T), (1 - 0.4) ** 2), 1e4 * FORMULA)
 
 
+def test_a_constant_in_a_wider_dtype_widens_no_head():
+    q, k, v, _, _ = (a.astype(jnp.float32) for a in draw(0))
+    params = init_differential(jax.random.key(0), K, V)
+    assert differential_heads(params, jnp.array(0.4, jnp.float64), q, k, v).dtype == jnp.float32
+
+
 def test_lambda_begins_near_a_constant_that_grows_with_depth():
     params = init_differential(jax.random.key(0), 64, V)
     assert params.scale.tolist() == [1.0] * V

@@ -66,7 +66,7 @@ def _where(rows):
 def _sections(rows, quality):
     """(title, blocks) of the page; a block is a table or a text."""
     commands = dict.fromkeys(row["environment"]["command"] for row in rows)
-    commands |= {"minilm bench attention quality": None} if quality else {}
+    commands |= dict.fromkeys(quality_views.commands(quality))
     yield "How to reproduce it", ["```sh\n" + "\n".join(commands) + "\n```"]
     judged = bars.judged(rows)
     if judged:

@@ -95,6 +95,28 @@ def _task(title, records):
     return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
+def commands(rows: list[dict]) -> list[str]:
+    """The command lines that measure these rows anew: one for each task, its sizes, and what was matched."""
+    from benchmarks.attention.quality import PRESETS
+    from benchmarks.attention.quality_tasks import TASKS
+
+    groups = defaultdict(list)
+    for row in rows:
+        usual = TASKS[row["task"]].sizes | {"steps": TASKS[row["task"]].steps}
+        others = [f"{k}={v}" for k, v in (row["sizes"] | {"steps": row["steps"]}).items() if v != usual[k]]
+        task = ":".join(filter(None, [row["task"], ",".join(others)]))
+        match = f" --match {row['match']['what']} --like {row['match']['like']}" if row["match"] else ""
+        groups[task, match].append(row)
+    found = []
+    for (task, match), group in groups.items():
+        variants = dict.fromkeys(row["variant"] for row in group)
+        told = "" if variants.keys() == set(PRESETS["smoke"].variants) else f" --variants {' '.join(variants)}"
+        seeds, rates = (sorted({row[name] for row in group}) for name in ("seed", "learning_rate"))
+        many = f" --seeds {' '.join(map(str, seeds))} --rates {' '.join(f'{rate:g}' for rate in rates)}"
+        found.append(f"minilm bench attention quality --tasks {task}{told}{many}{match}")
+    return found
+
+
 def draw(rows: list[dict], folder: Path, decoded: Path) -> list[Path]:
     """Both headline plots into the folder, or a sentence on why there is none; `decoded` holds times of decoding."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,10 @@ def test_files(path: str) -> list[str]:
 
 @contextlib.contextmanager
 def planted(mutant: Mutant):
-    """The mutant's code in the live function, and in those that it made before, for as long as the context lasts."""
+    """The mutant's code in the live function, and in those that it made before, for as long as the context lasts.
+
+    Those are not reached whose mutant captures other names, for a closure cannot be given new ones.
+    """
     live, new = _live_and_new(mutant)
     names = "__code__", "__defaults__", "__kwdefaults__"
     swaps = [(live, name, getattr(live, name), getattr(new, name)) for name in names]
@@ -100,6 +103,8 @@ def planted(mutant: Mutant):
     finally:
         for function, name, old, _ in swaps:
             setattr(function, name, old)
+        for made, _, old in _made_before(new, live):  # what was made meanwhile, and is kept in some cache
+            made.__code__ = old
 
 
 def _live_and_new(mutant):
@@ -114,9 +119,13 @@ def _live_and_new(mutant):
 def _made_before(live, new):
     """(function, its code, the code in its place): a mixer that a test file holds was made when it was imported."""
     pairs = zip(_within(live.__code__), _within(new.__code__), strict=False)
-    changed = {old: code for old, code in pairs if old.co_freevars == code.co_freevars}
+    changed = {old: code for old, code in pairs if old != code and _place(old) == _place(code)}
     made = gc.get_referrers(*changed) if changed else []
     return [(f, f.__code__, changed[f.__code__]) for f in made if isinstance(f, FunctionType) and f.__code__ in changed]
+
+
+def _place(code):
+    return code.co_name, code.co_firstlineno, code.co_freevars
 
 
 def _within(code):

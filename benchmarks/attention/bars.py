@@ -1,5 +1,6 @@
 """What was promised, and whether it holds: ratios between rows of `ops`, each with its bar."""
 
+import itertools
 from typing import NamedTuple
 
 from benchmarks.attention import scaling, views
@@ -26,6 +27,7 @@ BARS = (
     Bar("blockwise needs at most 1/20 of jax.nn's memory", "blockwise", "jax-nn", 2048, "memory", 1 / 20),
     Bar("a window of 256, blockwise, is 8 × as fast as dense", "dense:window=256", WINDOWED, 8192, "time", 8, True),
 )
+LEAST = {"time": "at the roof", "memory": "arguments and results alone"}
 LINEAR = 1.15  # the exponent up to which a time counts as linear in the length
 CROSSINGS = (("ssd", "blockwise"), ("delta", "blockwise"), ("ssd", "dense"), ("delta", "dense"))
 
@@ -46,9 +48,12 @@ def judged(rows: list[dict]) -> list[tuple[str, str, str, str]]:
     return found
 
 
+def _figure(bar, row):
+    return views.seconds(row) if bar.figure == "time" else views.space(row)
+
+
 def _ratio(bar, first, second):
-    figure = views.seconds if bar.figure == "time" else views.space
-    return figure(first) / figure(second)
+    return _figure(bar, first) / _figure(bar, second)
 
 
 def _holds(bar, ratio):
@@ -60,17 +65,21 @@ def _shown(ratio):
 
 
 def _why(bar, first, second):
-    """What no program could pass: the time at the roof, or arguments and results alone; and where the bar does hold."""
+    """What no program could pass, and from which length on the bar holds."""
     ours, other = (second, first) if bar.at_least else (first, second)
-    row, peer = ours[bar.length], other[bar.length]
-    if bar.figure == "time":
-        at_the_roof = row["roofline"]["share"] * views.seconds(row) / views.seconds(peer)
-        why = f"; at the roof: {_shown(1 / at_the_roof if bar.at_least else at_the_roof)}"
-    else:
-        why = f"; arguments and results alone: {_shown(row['bytes']['io'] / views.space(peer))}"
-    beyond = [t for t in sorted(first.keys() & second.keys()) if t > bar.length]
-    held = [t for t in beyond if _holds(bar, _ratio(bar, first[t], second[t]))]
-    return why + (f"; holds at {held[0]:,} tokens" if held else "")
+    why, least = "", _least(bar, ours[bar.length])
+    if least:
+        ratio = least / _figure(bar, other[bar.length])
+        why = f"; {LEAST[bar.figure]}: {_shown(1 / ratio if bar.at_least else ratio)}"
+    longest = [t for t in sorted(first.keys() & second.keys(), reverse=True) if t > bar.length]
+    held = list(itertools.takewhile(lambda t: _holds(bar, _ratio(bar, first[t], second[t])), longest))
+    return why + (f"; holds from {held[-1]:,} tokens on" if held else "")
+
+
+def _least(bar, row):
+    if bar.figure == "memory":
+        return row["bytes"].get("io")
+    return row["roofline"] and row["roofline"]["share"] * views.seconds(row)
 
 
 def _grown(candidates):

@@ -71,7 +71,10 @@ def _sections(rows, quality):
     judged = bars.judged(rows)
     if judged:
         lines = ["| what | pass | measured | |", "|---|---|---|---|"]
-        about = "*At the roof* would be a program of as many useful FLOPs at the machine's peak: none passes it."
+        about = (
+            "*At the roof*: as many useful FLOPs, at the most that this machine was measured to do at their intensity."
+        )
+        about += " *Arguments and results alone*: a program without temporaries."
         yield "Bars", ["\n".join(lines + ["| " + " | ".join(line) + " |" for line in judged]), about]
     for (benchmark, kind), title in KINDS.items():
         mine = [row for row in rows if (row["benchmark"], row["kind"]) == (benchmark, kind)]

@@ -13,6 +13,7 @@ from minilm.layers.attention.multi_head import softmax_mixer
 from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.streaming import Streaming, streaming_append, streaming_attention, streaming_mixer
 from minilm.shapes import Tokens
+from tests.mixers import assert_dtypes, subject
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, LAYER, assert_close
 
@@ -132,6 +133,38 @@ def test_a_chunk_longer_than_the_cache_leaves_its_first_and_last_tokens():
     state = streaming_append(state, k, v, Tokens.arange(T), sinks=SINKS)
     order = np.argsort(state.tokens.position)
     np.testing.assert_array_equal(state.k[:, order], k[:, np.array([0, 1, T - 3, T - 2, T - 1])])
+
+
+def test_in_whatever_order_a_chunk_is_its_first_and_last_tokens_stay():
+    _, *chunk = drawn(0, T)
+    backwards = [a[:, ::-1] for a in chunk], jax.tree.map(lambda n: n[::-1], Tokens.arange(T))
+    state, expected = (
+        streaming_append(MIXER.init_state(PARAMS, 1, jnp.float64), *kv, tokens, sinks=SINKS)
+        for kv, tokens in (backwards, (chunk, Tokens.arange(T)))
+    )
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_a_chunk_may_be_empty():
+    state, _ = read(jnp.ones((4, D)), (4,))
+    q, k, v = drawn(0, 0)
+    after = streaming_append(state, k, v, Tokens.arange(0), sinks=SINKS)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+    y = streaming_attention(q, state.k, state.v, Tokens.arange(0), state.tokens, sinks=SINKS, window=WINDOW)
+    assert y.shape == (2, 3, 0, 1)
+
+
+def test_a_window_of_one_holds_the_last_token_from_the_first_on():
+    mixer = streaming_mixer(g=2, r=3, k=4, v=1, sinks=0, window=1)
+    _, k, v = drawn(0, 2)
+    state = mixer.init_state(PARAMS, 1, jnp.float64)
+    for t in range(2):
+        state = streaming_append(state, k[:, t : t + 1], v[:, t : t + 1], Tokens.arange(1, t), sinks=0)
+        np.testing.assert_array_equal(state.k, k[:, t : t + 1])
+
+
+def test_the_cache_keeps_its_dtype():
+    assert_dtypes(subject(MIXER, D), (jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64))
 
 
 def test_a_mixer_has_the_papers_four_sinks_and_the_parameters_of_a_rotary_one():

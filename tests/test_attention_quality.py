@@ -257,5 +257,6 @@ def test_the_commands_that_are_told_ask_for_the_rows_again():
         return [cell.identity for each in flags for cell in quality.cells(each)]
 
     rows = planned(asked)
+    assert all(command.endswith(" --out anew.jsonl") for command in quality_views.commands(rows))
     again = planned(command.split()[4:] for command in quality_views.commands(rows))
     assert sorted(map(str, again)) == sorted(map(str, rows))

@@ -12,14 +12,17 @@ from jaxtyping import TypeCheckError
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.gated import gated_mixer
 from minilm.layers.attention.masks import Causal
+from minilm.layers.attention.multi_head import softmax_mixer
+from minilm.layers.attention.rotary import Rotary
 from minilm.layers.normalization import init_rms_norm, rms_norm
 from minilm.reference.linear import matmul
 from minilm.shapes import Tokens
 from tests import planting
-from tests.mixers import drawn_params
+from tests.mixers import drawn_params, subject
 from tests.mutants import mutants_of, mutated
 from tests.mutation import SURVIVORS, listed, run
 from tests.planting import ROOT, TESTS, planted, targets
+from tests.tolerances import FORMULA, assert_close
 
 SLIPS = {
     "x + y * 2": ["x - y * 2", "x", "y * 2", "x + y / 2", "x + y", "x + 2", "x + y * 3", "x + y * 1"],
@@ -93,6 +96,13 @@ def test_a_mutant_reaches_what_its_function_made_before():
     with planted(named("minilm/layers/attention/gated.py", slip)), pytest.raises(TypeCheckError):
         mixer.apply(params, x, where)
     assert jnp.array_equal(mixer.apply(params, x, where), right)
+
+
+def test_what_tests_ask_of_mixers_they_may_ask_uncompiled():
+    s, x = subject(softmax_mixer(Rotary(Dense(Causal())), g=1, r=1, k=2, v=2), 2), np.array([[1.0, 2.0], [3.0, -1.0]])
+    compiled = s.whole(x)
+    with jax.disable_jit():  # NumPy's arrays and rotary's frequencies meet annotations that ask for JAX's
+        assert_close(s.whole(x), compiled, FORMULA)
 
 
 def test_what_is_made_under_a_mutant_and_kept_is_sound_when_it_has_left():

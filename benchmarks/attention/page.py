@@ -13,6 +13,10 @@ KINDS = {
     ("ops", "mixer"): "Mixers: variants with their projections",
     ("decode", "mixer"): "Decoding: one token more",
 }
+LIMITS = (
+    "*At the roof*: as many useful FLOPs, at the most that this machine was measured to do at their intensity. "
+    "*Arguments and results alone*: a program without temporaries."
+)
 PICTURES = {
     "time": "Time against the length",
     "memory": "Memory against the length",
@@ -71,11 +75,7 @@ def _sections(rows, quality):
     judged = bars.judged(rows)
     if judged:
         lines = ["| what | pass | measured | |", "|---|---|---|---|"]
-        about = (
-            "*At the roof*: as many useful FLOPs, at the most that this machine was measured to do at their intensity."
-        )
-        about += " *Arguments and results alone*: a program without temporaries."
-        yield "Bars", ["\n".join(lines + ["| " + " | ".join(line) + " |" for line in judged]), about]
+        yield "Bars", ["\n".join(lines + ["| " + " | ".join(line) + " |" for line in judged]), LIMITS]
     for (benchmark, kind), title in KINDS.items():
         mine = [row for row in rows if (row["benchmark"], row["kind"]) == (benchmark, kind)]
         if mine:

@@ -96,7 +96,10 @@ def _task(title, records):
 
 
 def commands(rows: list[dict]) -> list[str]:
-    """The command lines that measure these rows anew: one for each task, its sizes, and what was matched."""
+    """The command lines that measure these rows anew: one for each task, its sizes, and what was matched.
+
+    Into a file of their own, for what stands in the file of results is not measured again.
+    """
     from benchmarks.attention.quality import PRESETS
     from benchmarks.attention.quality_tasks import TASKS
 
@@ -113,7 +116,7 @@ def commands(rows: list[dict]) -> list[str]:
         told = "" if variants.keys() == set(PRESETS["smoke"].variants) else f" --variants {' '.join(variants)}"
         seeds, rates = (sorted({row[name] for row in group}) for name in ("seed", "learning_rate"))
         many = f" --seeds {' '.join(map(str, seeds))} --rates {' '.join(f'{rate:g}' for rate in rates)}"
-        found.append(f"minilm bench attention quality --tasks {task}{told}{many}{match}")
+        found.append(f"minilm bench attention quality --tasks {task}{told}{many}{match} --out anew.jsonl")
     return found
 
 

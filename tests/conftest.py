@@ -9,6 +9,7 @@ from pathlib import Path
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if version("jaxlib").startswith("0.10."):  # the older way to compile loops, gone since, takes two thirds of the time
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
+    FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # in one part a small program takes five sixths of the time
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 import jax

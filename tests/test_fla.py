@@ -138,6 +138,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 @few
 @given(seed=seeds)

@@ -125,6 +125,7 @@ def deepseek(latent=3, turning=2, v=5):
     return mixer, DeepseekV3Attention(made, 0), weights, turning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("published", [llama, qwen3, qwen3_next, diff_llama, deepseek])
 @few
 @given(seed=seeds)

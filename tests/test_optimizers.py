@@ -81,6 +81,7 @@ def test_adamw_equals_optax_with_decay_on_the_chosen_parameters_only(seed, scale
         params = {"w": params["w"] + update_w, "b": params["b"] + update_b}
 
 
+@pytest.mark.slow  # PyTorch's optimizers load its compiler, which takes ten seconds
 @given(seed=seeds, scale=scales, w=weights(*SHAPE), decay=st.sampled_from([0.0, 0.1, 2.0]))
 def test_adamw_equals_pytorch(seed, scale, w, decay):
     torch = pytest.importorskip("torch")

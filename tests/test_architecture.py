@@ -43,7 +43,7 @@ UNNAMED_FLOOR = 5
 # What is not compiled by itself: a fused elementwise function costs less, functions are no arguments of a compiled one.
 ELEMENTWISE = ("relu", "squared_relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
 OVER_A_CELL = ("unroll", "unroll_reverse", "bidirectional", "stacked", "truncated_unroll")
-OVER_AN_ATTENTION = ("multi_head", "multi_head_step")
+OVER_AN_ATTENTION = ("multi_head.multi_head", "multi_head.multi_head_step", "cache.append_and_attend")
 OVER_A_STEP = ("linear_attention.loop.loop",)
 FREQUENCIES = ("rotary", "linear", "ntk", "dynamic_ntk", "yarn", "llama3")
 OF_NUMBERS = {  # Python numbers in, Python numbers or NumPy arrays out
@@ -55,7 +55,7 @@ OF_NUMBERS = {  # Python numbers in, Python numbers or NumPy arrays out
 INTERPRETED = {
     *(f"activation.{name}" for name in ELEMENTWISE),
     *(f"recurrent.unroll.{name}" for name in OVER_A_CELL),
-    *(f"attention.multi_head.{name}" for name in OVER_AN_ATTENTION),
+    *(f"attention.{name}" for name in OVER_AN_ATTENTION),
     *OVER_A_STEP,
     *OF_NUMBERS,
 }

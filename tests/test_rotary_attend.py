@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.attention import rotary as layers
 from minilm.layers.attention.blockwise import Blockwise
+from minilm.layers.attention.cache import KVCache, append_and_attend
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal, SlidingWindow
 from minilm.layers.attention.rotary import Rotary, ScaledRotary
@@ -125,3 +126,24 @@ def test_other_frequencies_need_no_new_compilation_but_another_theta_does():
     for theta in (100.0, 200.0):
         attend(Rotary(Dense(Causal()), theta), *arguments)
     assert attend._cache_size() == 3
+
+
+def held(size):
+    nothing = Tokens(np.full(size, -1, np.int32), np.zeros(size, np.int32))
+    return KVCache(k=jnp.zeros((G, size, K)), v=jnp.zeros((G, size, V)), tokens=nothing)
+
+
+def test_a_cache_holds_turned_keys_and_a_function_around_the_attend_has_them_unturned_for_frequencies_of_the_moment():
+    q, k, v = map(jnp.asarray, heads(0, t=S))
+    where = Tokens.arange(S, 3)
+    turned, _ = append_and_attend(held(S + 3), q, k, v, where, Rotary(Dense(Causal()), 50.0))
+    assert_close(turned.k[:, 3:], rotary(k, where.position, 50.0), FORMULA)
+    cache = held(S)
+    for first, last in ((0, 2), (2, S)):
+        attend = ScaledRotary(Dense(Causal()), linear_frequencies(K, factor=float(last)))
+        chunk = Tokens.arange(last - first, first)
+        new = slice(first, last)
+        cache, o = append_and_attend(cache, q[:, :, new], k[:, new], v[:, new], chunk, lambda *a, by=attend: by(*a))
+    everywhere = Tokens.arange(S)
+    assert_close(cache.k, k, FORMULA)
+    assert_close(o, attend(q, k, v, everywhere, everywhere)[:, :, 2:], FORMULA)

@@ -95,7 +95,8 @@ def dynamic_ntk_frequencies(
     $$ \omega'_m = \left(\theta f_n^{k / (k - 2)}\right)^{-2m/k}, \qquad
        f_n = \max\left(1,\; f \frac{n}{L} - (f - 1)\right) $$
 
-    All keys must be turned by the frequencies of one and the same length: a cache has to hold them unturned.
+    All keys must be turned by the frequencies of one and the same length. A cache that outlives a length has to hold
+    them unturned, as it does for a function around `ScaledRotary`: `lambda *heads: ScaledRotary(...)(*heads)`.
 
     Args:
       width: k of a head, even and at least 4.

@@ -1,11 +1,18 @@
+from functools import wraps
+
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.layers.attention import cache
+from minilm.layers.attention import cache, core, masks, qk_norm, rotary
+from minilm.layers.normalization import RMSNormParams
 from minilm.reference.attention import cache as reference
+from minilm.reference.attention import core as reference_core
+from minilm.reference.attention import masks as reference_masks
+from minilm.reference.attention import qk_norm as reference_qk_norm
+from minilm.reference.attention import rotary as reference_rotary
 from minilm.shapes import Tokens
 from tests.records import Record
-from tests.strategies import arrays, seeds, sizes
+from tests.strategies import arrays, seeds, sizes, weights
 
 
 @st.composite
@@ -20,4 +27,40 @@ def append_arguments(draw):
     return full, draw(arrays(g, t, k)), draw(arrays(g, t, v)), chunk
 
 
-RECORDS = (Record(cache.append, reference.append, reference.append_backward, append_arguments()),)
+@st.composite
+def chunk_arguments(draw):
+    """Two tokens are held, and a chunk follows them in which one may be padding; heads of width 4, to be turned."""
+    g, r, size, v, t = draw(sizes((2, 3, 5, 1, 3), (1, 2, 4, 3, 2)))
+    held = Tokens(np.where(np.arange(size) < 2, np.arange(size), -1), np.zeros(size, int))
+    chunk = Tokens(np.where(np.arange(t) == draw(st.integers(0, t)), -1, np.arange(2, t + 2)), np.zeros(t, int))
+    full = cache.KVCache(k=draw(arrays(g, size, 4)), v=draw(arrays(g, size, v)), tokens=held)
+    q, k = (draw(weights(*shape)) for shape in ((g, r, t, 4), (g, t, 4)))  # a norm of zeros would have no slope
+    return full, q, k, draw(arrays(g, t, v)), chunk
+
+
+def attending(function, qk_norm, rotary, core, masks):
+    """The function with an attention of the modules' own filled in, which normalises, then turns each query and key."""
+    scales = np.array([1.5, 0.5, -0.7, 2.0]), np.array([0.8, 1.2, 2.0, -1.0])
+    turned = rotary.Rotary(core.Dense(masks.Causal()), 100.0)
+    attend = qk_norm.NormalizedHeads(turned, *map(RMSNormParams, scales))
+
+    @wraps(function)
+    def read(*arguments):
+        return function(*arguments, attend)
+
+    return read
+
+
+def chunk_backward(saved, d_out):
+    return reference.append_and_attend_backward(saved, d_out)[:-1]
+
+
+RECORDS = (
+    Record(cache.append, reference.append, reference.append_backward, append_arguments()),
+    Record(
+        attending(cache.append_and_attend, qk_norm, rotary, core, masks),
+        attending(reference.append_and_attend, reference_qk_norm, reference_rotary, reference_core, reference_masks),
+        chunk_backward,
+        chunk_arguments(),
+    ),
+)

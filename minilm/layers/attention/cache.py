@@ -1,11 +1,13 @@
 """The keys and values of tokens already read, so that the next ones need not compute them again."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from minilm.layers.attention.core import Prepared
 from minilm.shapes import Tokens
 
 
@@ -60,3 +62,37 @@ def append(cache: KVCache, k: Float[Array, "g t k"], v: Float[Array, "g t v"], t
     return KVCache(
         k=write(cache.k, k, axis=1), v=write(cache.v, v, axis=1), tokens=jax.tree.map(write, cache.tokens, tokens)
     )
+
+
+def append_and_attend(
+    cache: KVCache,
+    q: Float[Array, "g r t k"],
+    k: Float[Array, "g t k"],
+    v: Float[Array, "g t v"],
+    tokens: Tokens,
+    attend: Callable,
+):
+    r"""Write a chunk of one sequence into the cache, and let its queries attend to all that is then held.
+
+    $$ O = \mathrm{attend}(\hat Q,\ [\hat K_{\text{held}}, \hat K],\ [V_{\text{held}}, V]), \qquad
+       \hat Q, \hat K = \mathrm{prepare}(Q, K) $$
+
+    What a `Prepared` attend does to each query and key by itself is done before they are written: once for a token,
+    however many read it. (To turn the keys of 4,096 tokens again for every new one would take most of its time.)
+
+    Args:
+      cache: keys and values of the tokens before.
+      q, k, v: the chunk's queries `(g, r, t, k)`, keys `(g, t, k)` and values `(g, t, v)`.
+      tokens: where its t tokens stand.
+      attend: `attend(q, k, v, query, key)`, as `multi_head`'s.
+    Returns:
+      `(cache, out)`: the cache with the chunk in it, and what `attend` returns.
+    Raises:
+      ValueError: as `append`.
+
+    Reference: `minilm.reference.attention.cache.append_and_attend`.
+    """
+    while isinstance(attend, Prepared):
+        (q, k), attend = attend.prepare(q, k, tokens, tokens), attend.attend
+    cache = append(cache, k, v, tokens)
+    return cache, attend(q, cache.k, cache.v, tokens, cache.tokens)

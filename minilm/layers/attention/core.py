@@ -115,6 +115,18 @@ class Dense:
         return self.attention(q, k, v, *_mask_and_bias(self, query, key))
 
 
+class Prepared:
+    """An attend that first changes each query and key by itself, as `Rotary` and `NormalizedHeads` do.
+
+    Its `prepare(q, k, query, key)` gives those for the `attend` that it holds. What depends on nothing but a token and
+    its place is done once: a cache holds keys as `prepare` leaves them.
+    """
+
+    def __call__(self, q, k, v, query, key):
+        """Attention of one sequence, what `attend` returns."""
+        return self.attend(*self.prepare(q, k, query, key), v, query, key)
+
+
 @register
 @dataclass(frozen=True)
 class DenseWithWeights:

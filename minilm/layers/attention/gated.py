@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from minilm.initializers import normal
 from minilm.layers.activation import sigmoid
-from minilm.layers.attention.cache import append, init_cache
+from minilm.layers.attention.cache import append_and_attend, init_cache
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal
 from minilm.layers.attention.multi_head import MultiHeadParams, init_multi_head, merge, project
@@ -105,8 +105,8 @@ def gated_mixer(
 
     def step(params, cache, x, tokens):
         q, k, v = project(params.multi_head, x, x)
-        cache = append(cache, k, v, tokens)
-        return cache, merged(params, x, attend(q, cache.k, cache.v, tokens, cache.tokens))
+        cache, o = append_and_attend(cache, q, k, v, tokens, attend)
+        return cache, merged(params, x, o)
 
     return Mixer(
         init=init,

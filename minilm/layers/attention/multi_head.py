@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minilm.initializers import normal
-from minilm.layers.attention.cache import KVCache, append, init_cache
+from minilm.layers.attention.cache import KVCache, append_and_attend, init_cache
 from minilm.layers.linear import matmul
 from minilm.shapes import Mixer, Tokens
 
@@ -163,8 +163,8 @@ def multi_head_step(params: MultiHeadParams, cache: KVCache, x: Float[Array, "t 
     Reference: `minilm.reference.attention.multi_head.multi_head_step`.
     """
     q, k, v = project(params, x, x)
-    cache = append(cache, k, v, tokens)
-    return cache, _merged(params, attend(q, cache.k, cache.v, tokens, cache.tokens), x.dtype)
+    cache, out = append_and_attend(cache, q, k, v, tokens, attend)
+    return cache, _merged(params, out, x.dtype)
 
 
 def softmax_mixer(attend: Callable, *, g: int, r: int, k: int, v: int, bias: bool = True) -> Mixer:

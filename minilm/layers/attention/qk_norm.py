@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from minilm.layers.activation import softmax
-from minilm.layers.attention.core import mix, scores
+from minilm.layers.attention.core import Prepared, mix, scores
 from minilm.layers.normalization import RMSNormParams, init_rms_norm, rms_norm
 from minilm.pytrees import register
 
@@ -34,7 +34,7 @@ def init_temperature(g: int, r: int, length: int, *, dtype=jnp.float32) -> Float
 
 @register
 @dataclass(frozen=True)
-class NormalizedHeads:
+class NormalizedHeads(Prepared):
     r"""Attention among queries and keys normalised head by head: `NormalizedHeads(Dense(Causal()), q_norm, k_norm)`.
 
     $$ \hat q_t = \frac{q_t}{\mathrm{rms}(q_t)} \odot \gamma_q, \qquad
@@ -42,7 +42,7 @@ class NormalizedHeads:
        o = \mathrm{attend}(\hat q, \hat k, v) $$
 
     Qwen 3 and Gemma 3 do so (OLMo 2 takes one norm over all heads together), and rotate afterwards: what turns queries
-    and keys to their positions goes inside, as the `attend` of this one. The cache holds keys as they were before.
+    and keys to their positions goes inside, as the `attend` of this one. A cache holds keys as both have left them.
 
     Papers: arXiv:2010.04245 in the form of arXiv:1910.07467; arXiv:2302.05442, whose norm is the layer norm.
     """
@@ -51,9 +51,9 @@ class NormalizedHeads:
     q_norm: RMSNormParams
     k_norm: RMSNormParams
 
-    def __call__(self, q, k, v, query, key):
-        """Attention of one sequence, what `attend` returns."""
-        return self.attend(rms_norm(self.q_norm, q), rms_norm(self.k_norm, k), v, query, key)
+    def prepare(self, q, k, query, key):
+        """Queries and keys of length √k, but for their scales."""
+        return rms_norm(self.q_norm, q), rms_norm(self.k_norm, k)
 
 
 @jax.jit

@@ -4,19 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from minilm.layers.attention.core import Prepared
 from minilm.layers.position import rotary, rotate
 from minilm.pytrees import register
 
 
 @register
 @dataclass(frozen=True)
-class Rotary:
+class Rotary(Prepared):
     r"""An attention whose scores know distances: `Rotary(Dense(Causal()))`, `Rotary(Blockwise(Causal()))`.
 
     $$ A_{ts} = \frac{(R_{p_t} q_t) \cdot (R_{p_s} k_s)}{\sqrt{k}} = \frac{q_t \cdot (R_{p_s - p_t} k_s)}{\sqrt{k}} $$
 
-    R is `position.rotary`. A cache holds its keys unturned, and they are turned each time they are read: so it may be
-    read at other positions or by other frequencies than those at which it was written.
+    R is `position.rotary`. Each key is turned once, before a cache holds it. (That of `Streaming`, which moves what it
+    holds, has it unturned.)
 
     Reference: `minilm.reference.attention.rotary.Rotary`. Paper: arXiv:2104.09864.
     """
@@ -24,15 +25,14 @@ class Rotary:
     attend: Callable[..., Any]
     theta: float = field(default=10000.0, metadata={"static": True})
 
-    def __call__(self, q, k, v, query, key):
-        """Attention of one sequence, `(g, r, t, v)`."""
-        q, k = rotary(q, query.position, self.theta), rotary(k, key.position, self.theta)
-        return self.attend(q, k, v, query, key)
+    def prepare(self, q, k, query, key):
+        """Queries and keys turned to where they stand."""
+        return rotary(q, query.position, self.theta), rotary(k, key.position, self.theta)
 
 
 @register
 @dataclass(frozen=True)
-class ScaledRotary:
+class ScaledRotary(Prepared):
     """`Rotary` by frequencies that are given: `ScaledRotary(Dense(Causal()), *yarn_frequencies(64, ...))`.
 
     They are leaves of the pytree, so that a text may be read by others without a new compilation, as those of
@@ -45,7 +45,6 @@ class ScaledRotary:
     frequencies: Any
     magnitude: Any = 1.0
 
-    def __call__(self, q, k, v, query, key):
-        """Attention of one sequence, `(g, r, t, v)`."""
-        q, k = (rotate(x, tokens.position, self.frequencies, self.magnitude) for x, tokens in ((q, query), (k, key)))
-        return self.attend(q, k, v, query, key)
+    def prepare(self, q, k, query, key):
+        """Queries and keys turned to where they stand."""
+        return tuple(rotate(x, at.position, self.frequencies, self.magnitude) for x, at in ((q, query), (k, key)))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from minilm.reference.attention.core import Prepared
+
 
 def append(cache, k, v, tokens):
     """Each token that is no padding replaces what stood in slot position mod size."""
@@ -29,3 +31,26 @@ def append_backward(saved, d_cache):
         d_k[:, t], d_v[:, t] = d_cache.k[:, slot], d_cache.v[:, slot]
         d_old_k[:, slot] = d_old_v[:, slot] = 0
     return type(d_cache)(k=d_old_k, v=d_old_v, tokens=d_cache.tokens), d_k, d_v, None
+
+
+def append_and_attend(cache, q, k, v, tokens, attend):
+    """Prepare each query and key by itself, append, attend to all that the cache then holds."""
+    prepared = []
+    while isinstance(attend, Prepared):
+        (q, k), saved = attend.prepare(q, k, tokens, tokens)
+        prepared.append((attend, saved))
+        attend = attend.attend
+    cache, appended = append(cache, k, v, tokens)
+    o, attended = attend(q, cache.k, cache.v, tokens, cache.tokens)
+    return (cache, o), (prepared, appended, attend, attended)
+
+
+def append_and_attend_backward(saved, d_out):
+    """Gradients with respect to (cache, q, k, v, tokens, attend): keys have one from the new cache, one from o."""
+    prepared, appended, attend, attended = saved
+    d_cache, d_o = d_out
+    d_q, d_k, d_v = attend.backward(attended, d_o)
+    d_cache, d_k, d_v, _ = append_backward(appended, d_cache._replace(k=d_cache.k + d_k, v=d_cache.v + d_v))
+    for outer, of_pair in reversed(prepared):
+        d_q, d_k = outer.prepare_backward(of_pair, d_q, d_k)
+    return d_cache, d_q, d_k, d_v, None, None

@@ -100,6 +100,22 @@ class Dense:
         return dot_product_attention_backward(saved, d_o)[:3]
 
 
+class Prepared:
+    """`prepare`, then the attention that it holds."""
+
+    def __call__(self, q, k, v, query, key):
+        """One sequence: (what `attend` gives, saved)."""
+        (q, k), prepared = self.prepare(q, k, query, key)
+        o, attended = self.attend(q, k, v, query, key)
+        return o, (prepared, attended)
+
+    def backward(self, saved, d_o):
+        """Gradients with respect to (q, k, v): those of the attention, through `prepare`."""
+        prepared, attended = saved
+        d_q, d_k, d_v = self.attend.backward(attended, d_o)
+        return (*self.prepare_backward(prepared, d_q, d_k), d_v)
+
+
 @dataclass(frozen=True)
 class DenseWithWeights(Dense):
     """The same, with its weights beside the output."""

@@ -6,7 +6,7 @@
 
 import numpy as np
 
-from minilm.reference.attention.cache import append, append_backward
+from minilm.reference.attention.cache import append_and_attend, append_and_attend_backward
 
 
 def project(params, x, memory):
@@ -94,21 +94,19 @@ def multi_head_backward(saved, d_y):
 
 def multi_head_step(params, cache, x, tokens, attend):
     """Project the chunk, append it, attend to all that the cache then holds, merge."""
-    (q, k, v), projected = project(params, x, x)
-    cache, appended = append(cache, k, v, tokens)
-    o, attended = attend(q, cache.k, cache.v, tokens, cache.tokens)
+    heads, projected = project(params, x, x)
+    (cache, o), attended = append_and_attend(cache, *heads, tokens, attend)
     y, merged = merge(params, o)
-    return (cache, y), (projected, appended, attend, attended, merged)
+    return (cache, y), (projected, attended, merged)
 
 
 def multi_head_step_backward(saved, d_out):
-    """Gradients with respect to (params, cache, x, tokens, attend): keys have one from the new cache, one from y."""
-    projected, appended, attend, attended, merged = saved
+    """Gradients with respect to (params, cache, x, tokens, attend)."""
+    projected, attended, merged = saved
     d_cache, d_y = d_out
     d_params, d_o = merge_backward(merged, d_y)
-    d_q, d_k, d_v = attend.backward(attended, d_o)
-    d_cache, d_k, d_v, _ = append_backward(appended, d_cache._replace(k=d_cache.k + d_k, v=d_cache.v + d_v))
-    d_projection, d_x, d_memory = project_backward(projected, (d_q, d_k, d_v))
+    d_cache, *d_heads, _, _ = append_and_attend_backward(attended, (d_cache, d_o))
+    d_projection, d_x, d_memory = project_backward(projected, tuple(d_heads))
     return _add(d_params, d_projection), d_cache, d_x + d_memory, None, None
 
 

@@ -6,32 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from minilm.reference.attention.core import _unbroadcast, mix, mix_backward
+from minilm.reference.attention.core import Prepared, _unbroadcast, mix, mix_backward
 from minilm.reference.normalization import rms_norm, rms_norm_backward
 
 
 @dataclass(frozen=True)
-class NormalizedHeads:
+class NormalizedHeads(Prepared):
     """Both norms, then the attention that it holds."""
 
     attend: Any
     q_norm: Any
     k_norm: Any
 
-    def __call__(self, q, k, v, query, key):
-        """One sequence: (o, saved)."""
+    def prepare(self, q, k, query, key):
+        """((q, k), saved)."""
         q, q_normalized = rms_norm(self.q_norm, q)
         k, k_normalized = rms_norm(self.k_norm, k)
-        o, attended = self.attend(q, k, v, query, key)
-        return o, (q_normalized, k_normalized, attended)
+        return (q, k), (q_normalized, k_normalized)
 
-    def backward(self, saved, d_o):
-        """Gradients with respect to (q, k, v)."""
-        return self.backward_with_norms(saved, d_o)[2:]
+    def prepare_backward(self, saved, d_q, d_k):
+        """Gradients with respect to (q, k)."""
+        return tuple(rms_norm_backward(normalized, d)[1] for normalized, d in zip(saved, (d_q, d_k), strict=True))
 
     def backward_with_norms(self, saved, d_o):
         """Gradients with respect to (q_norm, k_norm, q, k, v): those of the attention, through the norms."""
-        q_normalized, k_normalized, attended = saved
+        (q_normalized, k_normalized), attended = saved
         d_q, d_k, d_v = self.attend.backward(attended, d_o)
         d_q_norm, d_q = rms_norm_backward(q_normalized, d_q)
         d_k_norm, d_k = rms_norm_backward(k_normalized, d_k)

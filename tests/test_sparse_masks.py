@@ -67,6 +67,7 @@ def test_reach_never_excludes_an_allowed_key(rule, query):
     ("rule", "interval"),
     [
         (Global(4), (None, 3)),
+        (Global(5), (None, 4)),
         (Global(6), (None, None)),
         (BlockWindow(3, 1), (3, 8)),
         (BlockWindow(3, 2), (0, 11)),
@@ -147,6 +148,12 @@ def test_big_bird_without_lots_and_global_blocks_is_its_window():
     rule = big_bird_rule(jax.random.key(0), size=2, n_blocks=5, n_global=0, n_random=0)
     every = Tokens.arange(10)
     np.testing.assert_array_equal(rule(every, every), BlockWindow(2, 2)(every, every))
+
+
+def test_big_birds_numbers_are_the_papers_unless_given():
+    rule = big_bird_rule(jax.random.key(0), size=64, n_blocks=9)
+    assert (rule.left.left, rule.left.right) == (BlockWindow(64, 2), Global(2 * 64))
+    assert rule.right.chosen.shape == (9, 3)
 
 
 @pytest.mark.parametrize("size", [2, 5])

@@ -166,11 +166,17 @@ def _draw_recall(records, path):
 
 
 def _draw_text(timed, path):
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = _figure(1)
     (axes,) = figure.axes
     for record, milliseconds in timed:
         _point(axes, milliseconds, [cell["bits_per_byte"] for cell in record["seeds"]], record["row"]["variant"])
     axes.set(xscale="log", xlabel=f"ms a token at a context of {DECODED_AT}", ylabel="bits per byte")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.3)  # room for the names
     figure.savefig(path)
     return path
 

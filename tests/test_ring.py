@@ -42,7 +42,6 @@ def assert_equal_to_one_device(rows):
     assert any(row["unseen"] == row["queries"] for row in rows)
 
 
-@pytest.mark.slow
 def test_eight_devices_attend_as_one_does_in_single_precision_and_refuse_in_sentences():
     rows = found("float32", "refusals")
     assert_equal_to_one_device(rows["float32"])

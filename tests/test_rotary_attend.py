@@ -1,5 +1,7 @@
 """Rotary attention: equal to its reference, to turning by hand, and blind to everything but distances."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from minilm.layers.attention.masks import Causal, SlidingWindow
 from minilm.layers.attention.rotary import Rotary, ScaledRotary
 from minilm.layers.position import rotary
 from minilm.layers.rotary_scaling import linear_frequencies, rotary_frequencies, yarn_frequencies
+from minilm.pytrees import register
 from minilm.reference.attention import core as reference_core
 from minilm.reference.attention import masks as reference_masks
 from minilm.reference.attention import rotary as reference
@@ -144,6 +147,22 @@ def test_a_cache_holds_turned_keys_and_a_function_around_the_attend_has_them_unt
         chunk = Tokens.arange(last - first, first)
         new = slice(first, last)
         cache, o = append_and_attend(cache, q[:, :, new], k[:, new], v[:, new], chunk, lambda *a, by=attend: by(*a))
-    everywhere = Tokens.arange(S)
+    everywhere = Tokens.arange(S)  # the second chunk's frequencies turn all, the first chunk's keys too
     assert_close(cache.k, k, FORMULA)
     assert_close(o, attend(q, k, v, everywhere, everywhere)[:, :, 2:], FORMULA)
+
+
+@register
+@dataclass(frozen=True)
+class Doubled(Rotary):
+    """An heir whose whole is not `prepare` and `attend`."""
+
+    def __call__(self, *arguments):
+        return 2 * super().__call__(*arguments)
+
+
+def test_an_heir_with_a_call_of_its_own_is_asked_whole_of_keys_as_they_were():
+    q, k, v = map(jnp.asarray, heads(1, t=S))
+    where, attend = Tokens.arange(S), Doubled(Dense(Causal()))
+    cache, o = append_and_attend(held(S), q, k, v, where, attend)
+    assert_close((cache.k, o), (k, attend(q, k, v, where, where)), FORMULA)

@@ -12,7 +12,10 @@ from minilm.shapes import Tokens
 
 
 class KVCache(NamedTuple):
-    """Slots for keys and values of one sequence, and where their tokens stand; a slot at position −1 is empty."""
+    """Slots for keys and values of one sequence, and where their tokens stand; a slot at position −1 is empty.
+
+    The keys of a `Prepared` attend are held as it prepares them: turned, or normalised.
+    """
 
     k: Float[Array, "g s k"]
     v: Float[Array, "g s v"]
@@ -92,7 +95,7 @@ def append_and_attend(
 
     Reference: `minilm.reference.attention.cache.append_and_attend`.
     """
-    while isinstance(attend, Prepared):
+    while isinstance(attend, Prepared) and type(attend).__call__ is Prepared.__call__:
         (q, k), attend = attend.prepare(q, k, tokens, tokens), attend.attend
     cache = append(cache, k, v, tokens)
     return cache, attend(q, cache.k, cache.v, tokens, cache.tokens)

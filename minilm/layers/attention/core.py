@@ -118,9 +118,13 @@ class Dense:
 class Prepared:
     """An attend that first changes each query and key by itself, as `Rotary` and `NormalizedHeads` do.
 
-    Its `prepare(q, k, query, key)` gives those for the `attend` that it holds. What depends on nothing but a token and
-    its place is done once: a cache holds keys as `prepare` leaves them.
+    Its `prepare(q, k, query, key)` gives those for the `attend` that it holds: each key's from that key and its own
+    place alone, since that is done once, before a cache holds it. (What overrides `__call__` is asked whole, at every
+    reading, of keys as they were.)
     """
+
+    attend: Callable[..., Any]
+    prepare: Callable[..., Any]
 
     def __call__(self, q, k, v, query, key):
         """Attention of one sequence, what `attend` returns."""

@@ -151,6 +151,8 @@ def multi_head_step(params: MultiHeadParams, cache: KVCache, x: Float[Array, "t 
 
     $$ y = \operatorname{merge}(\operatorname{attend}(q, [K, k], [V, v])) \quad\text{with}\quad q, k, v \text{ of } x $$
 
+    `append_and_attend` writes and attends.
+
     Args:
       params: as `multi_head`'s.
       cache: keys and values of the tokens before.

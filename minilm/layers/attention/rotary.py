@@ -35,8 +35,9 @@ class Rotary(Prepared):
 class ScaledRotary(Prepared):
     """`Rotary` by frequencies that are given: `ScaledRotary(Dense(Causal()), *yarn_frequencies(64, ...))`.
 
-    They are leaves of the pytree, so that a text may be read by others without a new compilation, as those of
-    `dynamic_ntk_frequencies`, which change with its length.
+    They are leaves of the pytree, so that another text may be read by others without a new compilation. While a cache
+    lives they have to stay, for its keys are turned. (`dynamic_ntk_frequencies`, which change with the length, says
+    what to do otherwise.)
 
     Reference: `minilm.reference.attention.rotary.ScaledRotary`. Papers: arXiv:2306.15595, arXiv:2309.00071.
     """

@@ -77,11 +77,12 @@ def append_and_attend(
 ):
     r"""Write a chunk of one sequence into the cache, and let its queries attend to all that is then held.
 
-    $$ O = \mathrm{attend}(\hat Q,\ [\hat K_{\text{held}}, \hat K],\ [V_{\text{held}}, V]), \qquad
-       \hat Q, \hat K = \mathrm{prepare}(Q, K) $$
+    $$ \hat Q, \hat K = \mathrm{prepare}(Q, K), \qquad
+       O = \mathrm{attend}(\hat Q,\ [\hat K_{\text{held}}, \hat K],\ [V_{\text{held}}, V]) $$
 
-    What a `Prepared` attend does to each query and key by itself is done before they are written: once for a token,
-    however many read it. (To turn the keys of 4,096 tokens again for every new one would take most of its time.)
+    What a `Prepared` attend does to each query and key by itself is done before they are written, once for a token,
+    however many read it; what it holds then attends. Any other attend has nothing to prepare. (To turn the keys of
+    4,096 tokens again for every new one would take most of its time.)
 
     Args:
       cache: keys and values of the tokens before.
@@ -94,6 +95,15 @@ def append_and_attend(
       ValueError: as `append`.
 
     Reference: `minilm.reference.attention.cache.append_and_attend`.
+
+    >>> empty = Tokens(jnp.full(2, -1, jnp.int32), jnp.zeros(2, jnp.int32))
+    >>> cache, one = KVCache(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2, 1)), empty), jnp.ones((1, 1, 1, 2))
+    >>> def mean(q, k, v, query, key):
+    ...     return v.mean(1, where=key.position[:, None] >= 0)
+    >>> for place, v in enumerate([5.0, 7.0]):
+    ...     cache, out = append_and_attend(cache, one, one[0], jnp.full((1, 1, 1), v), Tokens.arange(1, place), mean)
+    >>> out.item(), cache.tokens.position.tolist()
+    (6.0, [0, 1])
     """
     while isinstance(attend, Prepared) and type(attend).__call__ is Prepared.__call__:
         (q, k), attend = attend.prepare(q, k, tokens, tokens), attend.attend

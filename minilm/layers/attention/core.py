@@ -115,6 +115,21 @@ class Dense:
         return self.attention(q, k, v, *_mask_and_bias(self, query, key))
 
 
+@register
+@dataclass(frozen=True)
+class DenseWithWeights:
+    """`Dense` that also returns its weights `(g, r, t, s)`, so that an alignment can be drawn."""
+
+    rule: Callable[..., Any]
+    bias: Callable[..., Any] | None = None
+
+    def __call__(self, q, k, v, query, key):
+        """Attention of one sequence `(g, r, t, v)`, and its weights `(g, r, t, s)`."""
+        mask, bias = _mask_and_bias(self, query, key)
+        weights = softmax(scores(q, k) + bias, where=mask)
+        return mix(weights, v), weights
+
+
 class Prepared:
     """An attend that first changes each query and key by itself, as `Rotary` and `NormalizedHeads` do.
 
@@ -129,21 +144,6 @@ class Prepared:
     def __call__(self, q, k, v, query, key):
         """Attention of one sequence, what `attend` returns."""
         return self.attend(*self.prepare(q, k, query, key), v, query, key)
-
-
-@register
-@dataclass(frozen=True)
-class DenseWithWeights:
-    """`Dense` that also returns its weights `(g, r, t, s)`, so that an alignment can be drawn."""
-
-    rule: Callable[..., Any]
-    bias: Callable[..., Any] | None = None
-
-    def __call__(self, q, k, v, query, key):
-        """Attention of one sequence `(g, r, t, v)`, and its weights `(g, r, t, s)`."""
-        mask, bias = _mask_and_bias(self, query, key)
-        weights = softmax(scores(q, k) + bias, where=mask)
-        return mix(weights, v), weights
 
 
 def _mask_and_bias(attend, query, key):

@@ -100,6 +100,16 @@ class Dense:
         return dot_product_attention_backward(saved, d_o)[:3]
 
 
+@dataclass(frozen=True)
+class DenseWithWeights(Dense):
+    """The same, with its weights beside the output."""
+
+    def __call__(self, q, k, v, query, key):
+        """One sequence: ((o, weights), saved)."""
+        o, saved = Dense.__call__(self, q, k, v, query, key)
+        return (o, saved[3]), saved
+
+
 class Prepared:
     """`prepare`, then the attention that it holds."""
 
@@ -114,16 +124,6 @@ class Prepared:
         prepared, attended = saved
         d_q, d_k, d_v = self.attend.backward(attended, d_o)
         return (*self.prepare_backward(prepared, d_q, d_k), d_v)
-
-
-@dataclass(frozen=True)
-class DenseWithWeights(Dense):
-    """The same, with its weights beside the output."""
-
-    def __call__(self, q, k, v, query, key):
-        """One sequence: ((o, weights), saved)."""
-        o, saved = Dense.__call__(self, q, k, v, query, key)
-        return (o, saved[3]), saved
 
 
 def _unbroadcast(d, shape):

@@ -105,7 +105,7 @@ def append_and_attend(
     >>> out.item(), cache.tokens.position.tolist()
     (6.0, [0, 1])
     """
-    while isinstance(attend, Prepared) and type(attend).__call__ is Prepared.__call__:
+    while type(attend).__call__ is Prepared.__call__:
         (q, k), attend = attend.prepare(q, k, tokens, tokens), attend.attend
     cache = append(cache, k, v, tokens)
     return cache, attend(q, cache.k, cache.v, tokens, cache.tokens)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.attention.biases import Alibi
 from minilm.layers.attention.blockwise import Blockwise
-from minilm.layers.attention.core import Dense, DenseWithWeights, dot_product_attention, mix, scores
+from minilm.layers.attention.core import Dense, DenseWithWeights, Prepared, dot_product_attention, mix, scores
 from minilm.layers.attention.masks import Causal, Everything, Padding, SlidingWindow
 from minilm.layers.attention.multi_head import (
     MultiHeadParams,
@@ -263,3 +263,19 @@ def test_by_hand_too_attention_asks_its_rule_and_its_bias_and_skips_empty_slots(
     gradients = pullback((jnp.asarray(d_o), jnp.zeros(expected[1].shape)))
     d_q, d_k, d_v = by_hand.backward(saved, d_o)
     assert_close(gradients, (d_q, d_k, d_v), FORMULA)
+
+
+class Changed(Prepared):
+    """A query changes by its place, and a key by its own."""
+
+    attend = Dense(Causal())
+
+    def prepare(self, q, k, query, key):
+        return q + query.position[:, None], 2 * k - key.position[:, None]
+
+
+def test_what_is_prepared_is_attended_with_queries_as_queries_and_keys_as_keys():
+    q, k, v = drawn(jax.random.key(8))
+    query, key = Tokens.arange(T, 3), Tokens.arange(S, 1)
+    changed = q + jnp.arange(3, 3 + T)[:, None], 2 * k - jnp.arange(1, 1 + S)[:, None]
+    assert_close(Changed()(q, k, v, query, key), Dense(Causal())(*changed, v, query, key), FORMULA)

@@ -109,6 +109,14 @@ def test_a_bar_that_does_not_hold_says_what_could_and_from_where_on_it_does():
     assert found == [("1/15.0", f"{why}; holds from 4,096 tokens on"), ("1/15.0", why)]
 
 
+def test_a_time_that_is_not_linear_in_the_length_says_how_the_work_grows():
+    verdicts = []
+    for power in (1.1, 1.3):
+        rows = [row(bars.WINDOWED, t, 1e-9 * t**power) | {"flops": {"useful": t**1.12}} for t in (512, 1024, 4096)]
+        verdicts += [line[2:] for line in bars.judged(rows)]
+    assert verdicts == [("T^1.10", "holds"), ("T^1.30", "**does not hold**; its useful FLOPs: T^1.12")]
+
+
 def test_a_comparison_fails_where_the_second_is_slower_or_lost(tmp_path, monkeypatch, capsys):
     files = [tmp_path / name for name in ("same.jsonl", "slow.jsonl", "lost.jsonl", "other.jsonl")]
     slower, lost = row("ssd", 1024, 1.2 * 1.5e-6 * 1024), row("ssd", 1024, 0, status="wrong")

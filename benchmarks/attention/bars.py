@@ -87,8 +87,10 @@ def _grown(candidates):
     if len(windowed) > 1:
         lengths = sorted(windowed)
         p = scaling.exponent(lengths, [views.seconds(windowed[t]) for t in lengths])
+        work = scaling.exponent(lengths, [windowed[t]["flops"]["useful"] for t in lengths])
         claim = f"a window of 256, blockwise, costs time linear in T, {lengths[0]:,} to {lengths[-1]:,} tokens"
-        yield claim, f"T^{p:.2f}", _verdict(p <= LINEAR)
+        verdict = _verdict(p <= LINEAR) + ("" if p <= LINEAR else f"; its useful FLOPs: T^{work:.2f}")
+        yield claim, f"T^{p:.2f}", verdict
     for first, second in CROSSINGS:
         times = [{t: views.seconds(r) for t, r in candidates.get(name, {}).items()} for name in (first, second)]
         crossing = scaling.crossing(*times)

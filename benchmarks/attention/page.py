@@ -15,7 +15,8 @@ KINDS = {
 }
 LIMITS = (
     "*At the roof*: as many useful FLOPs, at the most that this machine was measured to do at their intensity. "
-    "*Arguments and results alone*: a program without temporaries."
+    "*Arguments and results alone*: a program without temporaries. *Useful FLOPs* of a window grow faster than T while "
+    "many queries have fewer keys before them than it is wide."
 )
 PICTURES = {
     "time": "Time against the length",

@@ -25,7 +25,7 @@ from minilm.reference.attention import masks as reference_masks
 from minilm.reference.attention import multi_head as reference_multi_head
 from minilm.shapes import Tokens
 from tests.programs import dots
-from tests.strategies import keys, seeds
+from tests.strategies import keys, normal, normals, seeds, uniform
 from tests.tolerances import FORMULA, LAYER, assert_close
 
 G, R, T, S, K, V, D = 2, 3, 5, 7, 4, 6, 8
@@ -33,12 +33,12 @@ G, R, T, S, K, V, D = 2, 3, 5, 7, 4, 6, 8
 
 def drawn(key, dtype=jnp.float64):
     shapes = (G, R, T, K), (G, S, K), (G, S, V)
-    return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(jax.random.split(key, 3), shapes, strict=True))
+    return normals(key, shapes, dtype)
 
 
 def drawn_params(key, g=G, r=R, dtype=jnp.float64):
-    params = init_multi_head(key, D, g=g, r=r, k=K, v=V, dtype=dtype)
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape, dtype), params)
+    shapes = jax.eval_shape(lambda: init_multi_head(key, D, g=g, r=r, k=K, v=V))
+    return jax.tree.map(lambda p: normal(key, p.shape, dtype) / 2, shapes)
 
 
 compiled = jax.jit(multi_head)
@@ -53,9 +53,9 @@ def output_and_gradient_of_the_past(params, x, attend, past):
 @pytest.mark.parametrize("attend", [Dense(Causal()), Blockwise(Causal(), None, 2, 3)], ids=["dense", "blockwise"])
 @given(key=keys(), t=st.integers(0, T - 2), scale=st.sampled_from([1e-3, 1.0, 1e4]))
 def test_causal_attention_ignores_the_future(attend, key, t, scale):
-    params, x = drawn_params(key, dtype=jnp.float32), jax.random.normal(key, (T, D), jnp.float32)
+    params, x = drawn_params(key, dtype=jnp.float32), normal(key, (T, D), jnp.float32)
     past = jnp.arange(T)[:, None] <= t
-    changed = jnp.where(past, x, scale * jax.random.normal(jax.random.fold_in(key, 1), (T, D), jnp.float32))
+    changed = jnp.where(past, x, scale * normal(jax.random.fold_in(key, 1), (T, D), jnp.float32))
     y, gradient = output_and_gradient_of_the_past(params, x, attend, past)
     y_changed, _ = output_and_gradient_of_the_past(params, changed, attend, past)
     np.testing.assert_array_equal(jnp.where(past, y, 0), jnp.where(past, y_changed, 0))
@@ -66,7 +66,7 @@ def test_causal_attention_ignores_the_future(attend, key, t, scale):
 @given(key=keys(), seed=seeds)
 def test_attention_without_positions_commutes_with_permutations(key, seed):
     order = np.random.default_rng(seed).permutation(T)
-    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+    params, x, where = drawn_params(key), normal(key, (T, D)), Tokens.arange(T)
     permuted = compiled(params, x[order], where, Dense(Everything()))
     assert_close(permuted, compiled(params, x, where, Dense(Everything()))[order], FORMULA)
 
@@ -74,7 +74,7 @@ def test_attention_without_positions_commutes_with_permutations(key, seed):
 @given(key=keys(), seed=seeds)
 def test_attention_with_positions_does_not_care_where_tokens_are_stored(key, seed):
     order = np.random.default_rng(seed).permutation(T)
-    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+    params, x, where = drawn_params(key), normal(key, (T, D)), Tokens.arange(T)
     moved = compiled(params, x[order], jax.tree.map(lambda p: p[order], where), Dense(Causal()))
     assert_close(moved, compiled(params, x, where, Dense(Causal()))[order], FORMULA)
 
@@ -108,7 +108,7 @@ def test_a_fully_masked_query_gets_zero_and_a_finite_gradient(key):
 
 @given(key=keys())
 def test_grouped_attention_equals_repeated_heads(key):
-    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+    params, x, where = drawn_params(key), normal(key, (T, D)), Tokens.arange(T)
 
     def repeated(w, axis):
         return jnp.repeat(w, R, axis)
@@ -131,7 +131,7 @@ def test_grouped_attention_equals_repeated_heads(key):
 
 @given(key=keys())
 def test_what_attends_only_to_itself_returns_its_value(key):
-    params, x, where = drawn_params(key), jax.random.normal(key, (T, D), jnp.float64), Tokens.arange(T)
+    params, x, where = drawn_params(key), normal(key, (T, D)), Tokens.arange(T)
     _, _, v = project(params, x, x)
     alone = compiled(params, x, where, Dense(SlidingWindow(1)))
     assert_close(alone, merge(params, jnp.repeat(v[:, None], R, 1)), FORMULA)
@@ -139,7 +139,7 @@ def test_what_attends_only_to_itself_returns_its_value(key):
 
 @given(key=keys())
 def test_weights_are_passed_through_and_each_query_has_one_in_all(key):
-    params, x = drawn_params(key), jax.random.normal(key, (2, T, D), jnp.float64)
+    params, x = drawn_params(key), normal(key, (2, T, D))
     y, weights = compiled(params, x, Tokens.arange(T), DenseWithWeights(Causal() & Padding(T - 1)))
     assert weights.shape == (2, G, R, T, T)
     assert_close(weights.sum(-1), jnp.broadcast_to(jnp.arange(T) < T - 1, (2, G, R, T)).astype(float), FORMULA)
@@ -148,14 +148,14 @@ def test_weights_are_passed_through_and_each_query_has_one_in_all(key):
 
 @given(key=keys())
 def test_cross_attention_to_itself_is_self_attention(key):
-    params, x, where = drawn_params(key), jax.random.normal(key, (2, T, D), jnp.float64), Tokens.arange(T)
+    params, x, where = drawn_params(key), normal(key, (2, T, D)), Tokens.arange(T)
     assert_close(
         compiled(params, x, where, Dense(Causal()), x, where), compiled(params, x, where, Dense(Causal())), FORMULA
     )
 
 
 def test_scores_of_unit_variance_have_unit_variance():
-    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 500, 64))
+    q, k = normal(jax.random.key(0), (2, 1, 1, 500, 64))
     assert abs(scores(q, k[0]).std() - 1) < scores(q, k[0]).size ** -0.25
 
 
@@ -181,7 +181,7 @@ def test_values_stay_in_the_dtype_of_the_input_and_products_in_that_of_the_weigh
 def test_a_mixer_steps_as_it_applies():
     key = jax.random.key(6)
     mixer = softmax_mixer(Dense(Causal()), g=G, r=R, k=K, v=V)
-    params, x = mixer.init(key, D), jax.random.normal(key, (T, D), jnp.float32)
+    params, x = mixer.init(key, D), normal(key, (T, D), jnp.float32)
     state = mixer.init_state(params, T, jnp.float32)
     step, expected = jax.jit(mixer.step), mixer.apply(params, x, Tokens.arange(T))
     for t in range(T):
@@ -209,7 +209,7 @@ def test_memory_without_its_tokens_is_refused():
 @pytest.mark.parametrize(("g", "r"), [(1, 4), (4, 1), (2, 2)])
 def test_initial_weights_keep_the_variance_of_their_input(g, r):
     params = init_multi_head(jax.random.key(4), 256, g=g, r=r, k=64, v=64)
-    x = jax.random.normal(jax.random.key(5), (300, 256))
+    x = normal(jax.random.key(5), (300, 256), jnp.float32)
     q, k, v = project(params, x, x)
     for output in (q, k, v, merge(params, jnp.broadcast_to(v[:, None], (g, r, 300, 64)))):
         assert 0.8 < output.std() < 1.25
@@ -228,7 +228,7 @@ def test_initial_weights_deviate_as_they_are_told_and_biases_are_zero_or_absent(
 
 @given(key=keys())
 def test_weights_are_rounded_to_the_dtype_of_the_values_which_is_that_of_the_output(key):
-    weights, v = jax.random.uniform(key, (G, R, T, S), jnp.float32), jax.random.normal(key, (G, S, V), jnp.bfloat16)
+    weights, v = uniform(key, (G, R, T, S), jnp.float32), normal(key, (G, S, V), jnp.bfloat16)
     out = mix(weights, v)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_array_equal(out, mix(weights.astype(jnp.bfloat16), v))
@@ -237,7 +237,7 @@ def test_weights_are_rounded_to_the_dtype_of_the_values_which_is_that_of_the_out
 @given(key=keys())
 def test_the_drawn_weights_heed_mask_and_bias_and_mix_to_the_output(key):
     q, k, v = drawn(key)
-    query, seen, bias = Tokens.arange(T), Tokens.arange(S), Alibi(0.5 + jax.random.uniform(key, (G, R), jnp.float64))
+    query, seen, bias = Tokens.arange(T), Tokens.arange(S), Alibi(0.5 + uniform(key, (G, R)))
     out, weights = DenseWithWeights(Causal(), bias)(q, k, v, query, seen)
     assert_close(out, Dense(Causal(), bias)(q, k, v, query, seen), FORMULA)
     assert_close(mix(weights, v), out, FORMULA)

@@ -202,7 +202,7 @@ def test_a_wrong_kernel_gets_no_time_whatever_is_wrong_with_it(measured):
     wrong_gradient.defvjp(forward, backward)
 
     def wrong_when_long(q, k, v):
-        return dense.function(q, k, v) * (1 if q.shape[1] <= T else jnp.nan)
+        return dense.function(q, k, v) * (1 if k.shape[1] <= T else jnp.nan)
 
     cases = (
         (off_by_little, "fwd", T, "the result is off"),

@@ -189,7 +189,9 @@ def test_what_lies_beyond_a_task_is_the_same_task_with_more_to_recall_or_longer(
     assert beyond(SelectiveCopy(length=20))["T40"].pairs == SelectiveCopy().pairs
 
 
-@pytest.mark.parametrize("name", quality.PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "full")) for name in quality.PRESETS]
+)
 def test_every_cell_of_a_preset_can_be_built(name):
     flags = quality.parser().parse_args(["--preset", name])
     wanted = quality.cells(flags)

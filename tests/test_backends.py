@@ -18,6 +18,7 @@ from minilm.layers.attention.multi_head import softmax_mixer
 from minilm.layers.attention.sparse_masks import RandomBlocks
 from minilm.shapes import Tokens
 from tests.programs import equations
+from tests.strategies import normal, normals
 from tests.tolerances import LAYER, assert_close
 
 G, R, T, WIDTH = 2, 3, 12, 4
@@ -27,10 +28,7 @@ ALIBI = Alibi.of(G, R)
 
 def drawn(g=G, r=R, t=T, width=WIDTH, dtype=jnp.float32):
     shapes = (g, r, t, width), (g, t, width), (g, t, width), (g, r, t, width)
-    return [
-        jax.random.normal(key, shape, dtype)
-        for key, shape in zip(jax.random.split(jax.random.key(0), 4), shapes, strict=True)
-    ]
+    return normals(jax.random.key(0), shapes, dtype)
 
 
 def value_and_gradients(attend, q, k, v, d_o):
@@ -176,7 +174,7 @@ def test_all_that_run_here_give_what_dense_gives(name):
 
 
 def test_a_mixer_takes_it_like_any_other():
-    x, where = jax.random.normal(jax.random.key(1), (2, T, 5)), Tokens.arange(T)
+    x, where = normal(jax.random.key(1), (2, T, 5), jnp.float32), Tokens.arange(T)
     ours, plain = (
         softmax_mixer(attend, g=G, r=R, k=WIDTH, v=WIDTH)
         for attend in (Attention(Causal(), backend="reference"), Dense(Causal()))

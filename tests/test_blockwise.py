@@ -15,7 +15,7 @@ from minilm.layers.attention.multi_head import init_multi_head, multi_head
 from minilm.reference.attention import blockwise as by_hand
 from minilm.shapes import Tokens
 from tests.programs import arithmetic, dots
-from tests.strategies import keys, seeds
+from tests.strategies import keys, normal, normals, seeds
 from tests.test_masks import as_reference, rules
 from tests.tolerances import FORMULA, LAYER, assert_close
 
@@ -25,7 +25,7 @@ G, R, T, S, K, V = 2, 3, 13, 17, 4, 5
 def drawn(key, dtype=jnp.float64):
     """Queries, keys, values, and a gradient of the output."""
     shapes = (G, R, T, K), (G, S, K), (G, S, V), (G, R, T, V)
-    return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(jax.random.split(key, 4), shapes, strict=True))
+    return normals(key, shapes, dtype)
 
 
 def tokens(rng, length, shuffled):
@@ -190,7 +190,7 @@ def test_the_gradient_of_a_bias_is_in_its_own_precision():
 def test_multi_head_is_the_same_in_tiles_with_a_place_for_each_sequence():
     key = jax.random.key(9)
     params = init_multi_head(key, 6, g=G, r=R, k=K, v=V, dtype=jnp.float64)
-    x = jax.random.normal(key, (2, 3, T, 6), jnp.float64)
+    x = normal(key, (2, 3, T, 6))
     start = jnp.arange(6).reshape(2, 3, 1)
     where = Tokens(jnp.maximum(jnp.arange(T) - start, -1), jnp.broadcast_to(start, (2, 3, T)))
     rule = Causal() & SlidingWindow(4) | Prefix(2)

@@ -38,6 +38,7 @@ def drawn(*shapes, dtype=jnp.float64, seed=0):
     return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
 
 
+@partial(jax.jit, static_argnums=0)
 def value_and_gradients(function, *arrays):
     out, pullback = jax.vjp(function, *arrays)
     return out, pullback(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(out.dtype))
@@ -63,9 +64,13 @@ def linen(attention_fn=None, **options):
 
 
 def linen_variables(x):
-    variables = linen().init(jax.random.key(0), x)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda w: jnp.asarray(rng.standard_normal(w.shape)) / 2, variables)
+    rng, shapes = np.random.default_rng(1), jax.eval_shape(linen().init, jax.random.key(0), x)
+    return jax.tree.map(lambda w: jnp.asarray(rng.standard_normal(w.shape) / 2), shapes)
+
+
+def applied(module, *arguments, **options):
+    """What a module of linen gives, by one program: Flax itself would ask for one an operation."""
+    return jax.jit(lambda *arguments: module.apply(*arguments, **options))(*arguments)
 
 
 MASKS = {
@@ -90,9 +95,9 @@ def test_in_linen_a_rule_is_flaxs_mask_and_both_may_be_given():
     (x,) = drawn((B, T, D))
     variables, causal, padding = linen_variables(x), nn.make_causal_mask(x[..., 0]), a_mask(B, 1, 1, T)
     ours = linen(flax_attention(Dense(Causal())))
-    assert_close(ours.apply(variables, x), linen().apply(variables, x, mask=causal), FORMULA)
+    assert_close(applied(ours, variables, x), applied(linen(), variables, x, mask=causal), FORMULA)
     both = nn.combine_masks(causal, padding)
-    assert_close(ours.apply(variables, x, mask=padding), linen().apply(variables, x, mask=both), FORMULA)
+    assert_close(applied(ours, variables, x, mask=padding), applied(linen(), variables, x, mask=both), FORMULA)
 
 
 @pytest.mark.parametrize("attend", [Rotary(Dense(Causal())), Dense(Causal(), Alibi.of(HEADS)), Blockwise(Causal())])
@@ -106,26 +111,26 @@ def test_in_linen_any_attention_is_what_it_is_in_minilm(attend):
         b_q=b["query"][:, None], b_k=b["key"], b_v=b["value"], b_o=b["out"],
     )  # fmt: skip
     expected = multi_head(params, x, Tokens.arange(T), attend)
-    assert_close(linen(flax_attention(attend)).apply(variables, x), expected, FORMULA)
+    assert_close(applied(linen(flax_attention(attend)), variables, x), expected, FORMULA)
 
 
 def test_in_linen_a_mask_reaches_the_attention_inside_of_a_rotary_one():
     (x,) = drawn((B, T, D))
     variables, causal = linen_variables(x), nn.make_causal_mask(x[..., 0])
-    masked = linen(flax_attention(Rotary(Dense(Everything())))).apply(variables, x, mask=causal)
-    assert_close(masked, linen(flax_attention(Rotary(Dense(Causal())))).apply(variables, x), FORMULA)
+    masked = applied(linen(flax_attention(Rotary(Dense(Everything())))), variables, x, mask=causal)
+    assert_close(masked, applied(linen(flax_attention(Rotary(Dense(Causal())))), variables, x), FORMULA)
 
 
 def test_in_linen_decoding_from_flaxs_cache_is_flaxs_own():
     (x,) = drawn((B, T, D))
     params = linen_variables(x)["params"]
     modules = linen(flax_attention(Dense(Everything())), decode=True), linen(decode=True)
-    caches = [module.init(jax.random.key(0), x)["cache"] for module in modules]
+    caches = [jax.jit(module.init)(jax.random.key(0), x)["cache"] for module in modules]
     for i in range(T):
         ys = []
         for which, module in enumerate(modules):
             variables = {"params": params, "cache": caches[which]}
-            y, changed = module.apply(variables, x[:, i : i + 1], mutable=["cache"])
+            y, changed = applied(module, variables, x[:, i : i + 1], mutable=["cache"])
             caches[which] = changed["cache"]
             ys.append(y)
         assert_close(*ys, FORMULA)
@@ -134,8 +139,8 @@ def test_in_linen_decoding_from_flaxs_cache_is_flaxs_own():
 def test_in_linen_cross_attention_is_flaxs_own():
     x, memory = drawn((B, T, D), (B, S, D))
     variables, mask = linen_variables(x), a_mask(B, 1, T, S)
-    ours = linen(flax_attention(Dense(Everything()))).apply(variables, x, memory, mask=mask)
-    assert_close(ours, linen().apply(variables, x, memory, mask=mask), FORMULA)
+    ours = applied(linen(flax_attention(Dense(Everything()))), variables, x, memory, mask=mask)
+    assert_close(ours, applied(linen(), variables, x, memory, mask=mask), FORMULA)
 
 
 @pytest.mark.parametrize("mask", each({"none": None, "each head": MASKS["each head"]}, {"none"}))

@@ -15,7 +15,7 @@ from minilm.layers.attention.masks import Causal, SlidingWindow
 from minilm.layers.attention.multi_head import init_multi_head, multi_head, multi_head_step
 from minilm.reference.attention import cache as by_hand
 from minilm.shapes import Tokens
-from tests.strategies import keys
+from tests.strategies import keys, normal
 from tests.tolerances import FORMULA, assert_close
 
 T, D, WINDOW, CHUNK = 11, 6, 4, 3
@@ -45,7 +45,7 @@ def read(attend, x, chunks, size, padding=0):
 )
 @given(key=keys(), chunks=st.sampled_from([(11,), (1,) * 11, (5, 1, 5), (1, 5, 5)]), padding=st.sampled_from([0, 2]))
 def test_decoding_equals_forward_for_any_split(attend, key, chunks, padding):
-    x = jax.random.normal(key, (T, D), jnp.float64)
+    x = normal(key, (T, D))
     expected = whole(PARAMS, x, Tokens.arange(T), attend)
     size = max(T, max(chunks) + padding)  # with none to spare, padding would be written over a token
     assert_close(read(attend, x, chunks, size, padding), expected, FORMULA)
@@ -53,13 +53,13 @@ def test_decoding_equals_forward_for_any_split(attend, key, chunks, padding):
 
 @given(key=keys(), chunks=st.sampled_from([(3, 3, 3, 2), (1,) * 11, (2, 3, 1, 3, 2)]), spare=st.sampled_from([0, 1]))
 def test_a_window_rolls_through_a_cache_of_window_and_chunk_less_one(key, chunks, spare):
-    attend, x = Dense(Causal() & SlidingWindow(WINDOW)), jax.random.normal(key, (T, D), jnp.float64)
+    attend, x = Dense(Causal() & SlidingWindow(WINDOW)), normal(key, (T, D))
     expected = whole(PARAMS, x, Tokens.arange(T), attend)
     assert_close(read(attend, x, chunks, WINDOW + CHUNK - 1 + spare), expected, FORMULA)
 
 
 def test_a_window_in_a_smaller_cache_forgets():
-    attend, x = Dense(Causal() & SlidingWindow(WINDOW)), jax.random.normal(jax.random.key(1), (T, D), jnp.float64)
+    attend, x = Dense(Causal() & SlidingWindow(WINDOW)), normal(jax.random.key(1), (T, D))
     expected = whole(PARAMS, x, Tokens.arange(T), attend)
     with pytest.raises(AssertionError, match="off by"):
         assert_close(read(attend, x, (3, 3, 3, 2), WINDOW + CHUNK - 2), expected, FORMULA)

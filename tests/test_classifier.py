@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minilm.models import classifier, encoders
 from minilm.models.classifier import Batch, Config
 from minilm.reference.models import classifier as reference
-from tests.strategies import seeds
+from tests.strategies import seeds, shaken
 from tests.tolerances import DIFFERENCE, FORMULA, LAYER, SAMPLING, assert_close
 
 B, T, N, C = 3, 5, 11, 4
@@ -33,8 +33,7 @@ apply = jax.jit(classifier.apply)
 def example(name, seed=0):
     """Float64 parameters of which nothing is zero, and three texts, the last without a place; one weighs less."""
     rng, config = np.random.default_rng(seed), CASES[name]
-    params = classifier.init(jax.random.key(seed), config)
-    params = jax.tree.map(lambda p: jnp.asarray(p + 0.5 * rng.standard_normal(p.shape), jnp.float64), params)
+    params = shaken(jax.jit(classifier.init)(jax.random.key(seed), config), rng)
     shape = (B, T, 2) if name == "mean" else (B, T)
     tokens, labels = rng.integers(0, N, shape).astype(np.int32), rng.integers(0, C, B).astype(np.int32)
     return params, jax.tree.map(jnp.asarray, Batch(tokens, LENGTHS, labels, np.array([1.0, 0.5, 1.0])))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.linear_attention.decay import decay_chunked, decay_matrix, decay_parallel, decay_step
 from minilm.layers.linear_attention.loop import loop
-from tests.strategies import keys
+from tests.strategies import keys, normals, uniform
 from tests.tolerances import FORMULA, REDUCTION, assert_close
 
 G, T, K, V = 2, 19, 3, 5
@@ -19,7 +19,7 @@ few = settings(max_examples=5)
 def drawn(key, dtype=jnp.float64):
     """A state, queries, keys, values and gates, a fifth of them wholly open and a fifth wholly shut."""
     shapes = (G, K, V), (G, T, K), (G, T, K), (G, T, V), (G, T)
-    *arrays, gates = (jax.random.normal(k, s, dtype) for k, s in zip(jax.random.split(key, 5), shapes, strict=True))
+    *arrays, gates = normals(key, shapes, dtype)
     return *arrays, jnp.where(gates > 0.85, 0.0, jnp.where(gates < -0.85, -jnp.inf, -jnp.exp(gates)))
 
 
@@ -80,7 +80,7 @@ def test_a_shut_gate_forgets_all_that_came_before(key, t):
 @given(key=keys())
 def test_a_constant_gate_decays_with_the_distance_as_retnet_writes_it(key):
     distance = jnp.arange(T)[:, None] - jnp.arange(T)
-    log_gamma = -jax.random.uniform(key, (G,), jnp.float64)
+    log_gamma = -uniform(key, (G,))
     expected = jnp.where(distance >= 0, jnp.exp(log_gamma[:, None, None] * distance), 0)
     assert_close(decay_matrix(jnp.broadcast_to(log_gamma[:, None], (G, T))), expected, FORMULA)
 

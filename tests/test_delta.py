@@ -11,7 +11,7 @@ from minilm.layers.linear_attention.decay import decay_chunked
 from minilm.layers.linear_attention.delta import delta_chunked, delta_parallel, delta_step
 from minilm.layers.linear_attention.loop import loop
 from tests.records.linear_attention_delta import drawn_gates, drawn_keys
-from tests.strategies import seeds
+from tests.strategies import normal, seeds
 from tests.tolerances import FORMULA, MODEL, assert_close
 
 G, T, K, V = 2, 19, 3, 5
@@ -81,7 +81,7 @@ def test_what_was_read_in_two_pieces_was_read(seed, cut):
 def test_with_orthonormal_keys_it_is_linear_attention(seed):
     """Under each key nothing stands yet but what the state before held, which linear attention would add to."""
     state, q, _, v, *_ = drawn(seed, k=T + 2)
-    keys = jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (G, T + 2, T), q.dtype))[0].mT
+    keys = jnp.linalg.qr(normal(jax.random.key(seed), (G, T + 2, T)))[0].mT
     one, kept = jnp.ones((G, T)), jnp.zeros((G, T))
     scores = jnp.tril(jnp.einsum("gtk,gsk->gts", q, keys))
     assert_close(delta_parallel(q, keys, v, one, kept), scores @ v, FORMULA)
@@ -94,7 +94,7 @@ def test_with_orthonormal_keys_it_is_linear_attention(seed):
 @given(seed=seeds)
 def test_with_orthogonal_keys_and_any_gates_it_is_the_fading_state_of_values_times_beta(seed):
     state, q, _, v, beta, log_decay = drawn(seed, k=T + 2)
-    keys = jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (G, T + 2, T), q.dtype))[0].mT
+    keys = jnp.linalg.qr(normal(jax.random.key(seed), (G, T + 2, T)))[0].mT
     faded = decay_chunked(0 * state, q, keys, beta[..., None] * v, log_decay)
     assert_close(delta_chunked(0 * state, q, keys, v, beta, log_decay, chunk=8), faded, FORMULA)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm.layers.embedding import embed, init_embedding, unembed
-from tests.strategies import keys, seeds
+from tests.strategies import keys, normal, seeds
 from tests.tolerances import FORMULA, REDUCTION, SAMPLING, assert_close
 
 
@@ -34,7 +34,7 @@ def test_an_id_out_of_range_shows_itself_as_nan_and_teaches_no_row(token):
 
 @given(key=keys())
 def test_unembedding_orthonormal_rows_finds_the_token_again(key):
-    table = jnp.linalg.qr(jax.random.normal(key, (5, 4)))[0].T  # 4 orthonormal rows of width 5
+    table = jnp.linalg.qr(normal(key, (5, 4)))[0].T  # 4 orthonormal rows of width 5
     assert_close(unembed(table, embed(table, jnp.arange(4))), jnp.eye(4), FORMULA)
 
 

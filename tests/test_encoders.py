@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minilm.layers.dropout import dropout
 from minilm.models.encoders import Config, recurrent, words
 from minilm.reference.models import encoders as reference
-from tests.strategies import seeds
+from tests.strategies import seeds, shaken
 from tests.tolerances import DIFFERENCE, FORMULA, assert_close
 
 B, T, M = 3, 5, 2
@@ -30,11 +30,7 @@ each_encoder = pytest.mark.parametrize("name", CASES)
 def example(name, seed=0):
     """Float64 parameters of which nothing is zero, the tokens of three texts, and a gradient that comes from above."""
     rng, encoder = np.random.default_rng(seed), CASES[name]
-
-    def moved(leaf):
-        return jnp.asarray(leaf + 0.5 * rng.standard_normal(leaf.shape), jnp.float64)
-
-    params = jax.tree.map(moved, encoder.init(jax.random.key(seed)))
+    params = shaken(jax.jit(encoder.init)(jax.random.key(seed)), rng)
     shape = (B, T) if CONFIGS[name].tokens_per_place == 1 else (B, T, M)
     return params, rng.integers(0, 11, shape).astype(np.int32), rng.standard_normal((B, T, encoder.width))
 

@@ -13,7 +13,7 @@ from minilm.layers.linear_attention.feature_maps import (
     random_features,
     taylor_features,
 )
-from tests.strategies import keys, seeds
+from tests.strategies import keys, normal, seeds
 from tests.tolerances import FORMULA, SAMPLING, assert_close
 
 T, S, K = 4, 5, 6
@@ -87,7 +87,7 @@ def test_a_common_factor_of_all_keys_cancels_and_one_of_each_key_does_not(key, s
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e2, 1e4])
 def test_no_input_makes_random_features_overflow_in_float32(size):
     projection = init_random_features(jax.random.key(0), 256, 64)
-    x = size * jax.random.normal(jax.random.key(1), (50, 64), jnp.float32)
+    x = size * normal(jax.random.key(1), (50, 64), jnp.float32)
     along = jnp.concatenate([x, projection * 64**0.25])  # the inputs that reach the bound
     out, vjp = jax.vjp(random_features, projection, along)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out, vjp(jnp.ones_like(out)))))

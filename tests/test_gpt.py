@@ -14,7 +14,7 @@ from minilm.data.batching import Batch
 from minilm.models import gpt
 from minilm.precision import cast_weights, is_weight
 from minilm.reference.models import gpt as reference
-from tests.strategies import seeds
+from tests.strategies import seeds, shaken
 from tests.tolerances import DIFFERENCE, FORMULA, LAYER, MODEL, RECURSION, assert_close
 
 B, T = 3, 5
@@ -27,8 +27,7 @@ SHALLOW = replace(CONFIG, n_layers=1)
 def example(seed=0, config=CONFIG, spread=0.3):
     """Float64 parameters of which nothing is zero, and a batch with an ignored position."""
     rng = np.random.default_rng(seed)
-    params = gpt.init(jax.random.key(seed), config)
-    params = jax.tree.map(lambda p: jnp.asarray(p + spread * rng.standard_normal(p.shape), jnp.float64), params)
+    params = shaken(jax.jit(gpt.init)(jax.random.key(seed), config), rng, spread)
     tokens = rng.integers(0, config.vocab_size, (B, T + 1)).astype(np.int32)
     weights = np.ones((B, T), np.float32)
     weights[0, -1] = 0

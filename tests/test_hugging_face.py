@@ -155,6 +155,7 @@ def test_a_mixer_and_its_gradients_are_those_of_the_published_module(published, 
         assert_close(gradient, module.get_parameter(name).grad.numpy(), FORMULA, what=name)
 
 
+@pytest.mark.slow
 @few
 @given(seed=seeds, which=st.sampled_from(["gpt_oss", "gemma2"]))
 def test_sinks_and_caps_are_those_of_gpt_oss_and_gemma_2(seed, which):

@@ -23,7 +23,7 @@ from minilm.parallel import axis_letters
 from minilm.shapes import Tokens
 from tests.mixers import assert_lawful, drawn_params
 from tests.records.attention_latent import torch_attention, torch_project
-from tests.strategies import seeds
+from tests.strategies import normal, seeds
 from tests.tolerances import FORMULA, assert_close
 
 D, G, R, K, V, C, ROTARY, T, S = 5, 2, 3, 4, 6, 7, 2, 8, 9
@@ -149,7 +149,7 @@ def test_a_chunk_longer_than_the_cache_is_refused():
 
 def test_initial_weights_keep_the_variance_of_their_input():
     params = init_latent(jax.random.key(4), 256, g=2, r=3, k=48, v=64, latent=96, rotary=32)
-    x = jax.random.normal(jax.random.key(5), (300, 256))
+    x = normal(jax.random.key(5), (300, 256), jnp.float32)
     q, c, k_r = project_latent(params, x, jnp.arange(300))
     k, v = expand_latent(params, c, k_r)
     o = jnp.broadcast_to(v[:, None], (2, 3, 300, 64))

@@ -16,7 +16,7 @@ from minilm.layers.embedding import unembed
 from minilm.layers.normalization import rms_norm
 from minilm.models import mixer_lm
 from minilm.shapes import Tokens
-from tests.strategies import seeds
+from tests.strategies import seeds, shaken
 from tests.tolerances import FORMULA, SAMPLING, assert_close
 
 N, T = 13, 9
@@ -30,8 +30,7 @@ apply, step, loss = (jax.jit(f, static_argnames="config") for f in (mixer_lm.app
 def drawn(config, seed=0):
     """Parameters that have left where they began, and tokens."""
     rng = np.random.default_rng(seed)
-    params = mixer_lm.init(jax.random.key(0), config)
-    params = jax.tree.map(lambda w: jnp.asarray(w + 0.3 * rng.standard_normal(w.shape), jnp.float64), params)
+    params = shaken(jax.jit(mixer_lm.init)(jax.random.key(0), config), rng, 0.3)
     return params, jnp.asarray(rng.integers(0, N, (3, T)))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minilm.data.batching import Batch
 from minilm.models import mlp_lm
 from minilm.reference.models import mlp_lm as reference
-from tests.strategies import seeds
+from tests.strategies import seeds, shaken
 from tests.tolerances import DIFFERENCE, FORMULA, LAYER, assert_close
 
 B, T, M = 2, 7, 3
@@ -23,8 +23,7 @@ def example(seed=0, direct=True):
     """Float64 parameters of which nothing is zero, and a batch with an ignored position."""
     rng = np.random.default_rng(seed)
     config = mlp_lm.Config(11, 9, M, 4, 5, direct)
-    params = mlp_lm.init(jax.random.key(seed), config)
-    params = jax.tree.map(lambda p: jnp.asarray(p + 0.3 * rng.standard_normal(p.shape), jnp.float64), params)
+    params = shaken(jax.jit(mlp_lm.init)(jax.random.key(seed), config), rng, 0.3)
     tokens = jnp.asarray(rng.integers(0, 11, (B, T + 1)), jnp.int32)
     return params, Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones((B, T)).at[0, -1].set(0)), config
 

@@ -76,6 +76,7 @@ def test_embeddings_norms_biases_and_the_head_are_not_muons():
     assert (heads.w_o.reduction_axis, heads.w_o.output_axis) == ((0, 1, 2), (3,))
 
 
+@pytest.mark.slow
 def test_without_being_told_optax_would_leave_the_heads_to_adam():
     """Why `matrices` is needed: by rank the embedding is a matrix, and a weight with an axis for its heads is none."""
     params = parameters(modern)

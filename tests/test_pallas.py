@@ -27,7 +27,7 @@ from minilm.layers.attention.multi_head import init_multi_head, multi_head
 from minilm.layers.attention.pallas import Pallas, pallas_attention
 from minilm.shapes import Tokens
 from tests.programs import arithmetic, dots, equations
-from tests.strategies import keys, seeds
+from tests.strategies import keys, normal, seeds
 from tests.test_blockwise import ALIBI, G, K, R, S, T, V, drawn, tokens
 from tests.tolerances import FORMULA, LAYER, assert_close
 
@@ -135,7 +135,7 @@ def test_in_half_precision_kernels_are_near_to_dense_on_the_same_numbers():
 def test_multi_head_is_the_same_with_a_place_and_a_prefix_for_each_sequence():
     key = jax.random.key(9)
     params = init_multi_head(key, 6, g=G, r=R, k=K, v=V, dtype=jnp.float64)
-    x = jax.random.normal(key, (2, T, 6), jnp.float64)
+    x = normal(key, (2, T, 6))
     start = 3 * jnp.arange(2)[:, None]
     where = Tokens(jnp.maximum(jnp.arange(T) - start, -1), jnp.broadcast_to(start, (2, T)))
 

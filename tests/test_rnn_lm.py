@@ -18,7 +18,7 @@ from minilm.layers.recurrent.unroll import stacked, truncated_unroll
 from minilm.models import rnn_lm
 from minilm.models.cells import CELLS
 from minilm.reference.models import rnn_lm as reference
-from tests.strategies import seeds
+from tests.strategies import seeds, shaken
 from tests.tolerances import DIFFERENCE, FORMULA, SAMPLING, assert_close
 
 B, T = 3, 5
@@ -33,12 +33,8 @@ each_cell = pytest.mark.parametrize("cell", CELLS)
 def example(config, seed=0):
     """Float64 parameters and states of which nothing is zero, and a batch with an ignored position."""
     rng = np.random.default_rng(seed)
-
-    def moved(leaf):
-        return jnp.asarray(leaf + 0.5 * rng.standard_normal(leaf.shape), jnp.float64)
-
-    params = jax.tree.map(moved, rnn_lm.init(jax.random.key(seed), config))
-    state = jax.tree.map(moved, rnn_lm.initial_state(params, B))
+    params = shaken(jax.jit(rnn_lm.init)(jax.random.key(seed), config), rng)
+    state = shaken(rnn_lm.initial_state(params, B), rng)
     tokens = rng.integers(0, config.vocab_size, (B, T + 1)).astype(np.int32)
     weights = np.ones((B, T))
     weights[0, -1] = 0

@@ -91,6 +91,7 @@ def test_a_tokens_own_decay_comes_after_it_has_read(seed):
     assert_close(closed_o[:, 6], (r[:, 6] * k[:, 5]).sum(-1, keepdims=True) * v[:, 5] + own, FORMULA)
 
 
+@pytest.mark.slow
 @few
 @given(seed=seeds, chunk=st.sampled_from([1, 4, T]))
 def test_gradients_equal_those_that_pytorch_takes_of_the_recurrence(seed, chunk):

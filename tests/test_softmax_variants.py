@@ -26,7 +26,7 @@ from minilm.reference.attention import core as reference_core
 from minilm.reference.attention import masks as reference_masks
 from minilm.reference.attention import qk_norm as reference
 from minilm.shapes import Tokens
-from tests.strategies import keys, seeds
+from tests.strategies import keys, normal, normals, seeds, uniform
 from tests.tolerances import FORMULA, assert_close
 
 G, R, T, S, K, V = 2, 3, 5, 7, 4, 6
@@ -36,15 +36,12 @@ few = settings(max_examples=5)
 
 def drawn(key, t=T):
     shapes = (G, R, t, K), (G, S, K), (G, S, V)
-    q, k, v = (
-        jax.random.normal(k, shape, jnp.float64) for k, shape in zip(jax.random.split(key, 3), shapes, strict=True)
-    )
-    return q, k, v
+    return normals(key, shapes)
 
 
 def drawn_mask(key, *shape):
     """Some keys hidden, and from the last query all."""
-    return jax.random.bernoulli(key, 0.6, shape).at[..., -1, :].set(False)
+    return (uniform(key, shape) < 0.6).at[..., -1, :].set(False)
 
 
 def some(*shape, seed=0):
@@ -73,7 +70,7 @@ each_usual = pytest.mark.parametrize("attention", USUAL.values(), ids=USUAL)
 @few
 @given(key=keys())
 def test_at_its_neutral_setting_a_variant_is_dot_product_attention(attention, key):
-    mask, bias = drawn_mask(key, T, S), jax.random.normal(key, (G, R, T, S), jnp.float64)
+    mask, bias = drawn_mask(key, T, S), normal(key, (G, R, T, S))
 
     def with_gradient(f):
         o, pullback = jax.vjp(lambda q, k, v, bias: f(q, k, v, mask, bias), *drawn(key), bias)
@@ -86,7 +83,7 @@ def test_at_its_neutral_setting_a_variant_is_dot_product_attention(attention, ke
 @given(key=keys())
 def test_below_a_very_negative_shift_sigmoids_are_a_softmax_without_its_sum(key):
     q, k, v = drawn(key)
-    mask = jax.random.bernoulli(key, 0.6, (T, S)).at[:, 0].set(True)
+    mask = (uniform(key, (T, S)) < 0.6).at[:, 0].set(True)
     v_and_ones = jnp.concatenate([v, jnp.ones((G, S, 1))], -1)
     o = sigmoid_attention(-40.0, q, k, v_and_ones, mask)
     assert_close(o[..., :-1] / o[..., -1:], dot_product_attention(q, k, v, mask), FORMULA)
@@ -157,7 +154,7 @@ def test_below_a_cap_no_weight_exceeds_another_by_more_than_its_exponential_squa
 @given(key=keys())
 def test_a_bias_comes_after_the_cap(key):
     q, k, v = drawn(key)
-    bias = 100 * jax.random.normal(key, (G, R, T, S), jnp.float64)
+    bias = 100 * normal(key, (G, R, T, S))
     assert_close(
         soft_capped_attention(1e-12, q, k, v, True, bias), dot_product_attention(0 * q, k, v, True, bias), FORMULA
     )
@@ -167,7 +164,7 @@ def test_a_bias_comes_after_the_cap(key):
 @given(key=keys())
 def test_a_sink_is_a_key_of_its_own_score_and_no_value(key):
     q, k, v = drawn(key)
-    mask, bias = drawn_mask(key, T, S), jax.random.normal(key, (G, R, T, S), jnp.float64)
+    mask, bias = drawn_mask(key, T, S), normal(key, (G, R, T, S))
     sink = some(G, R)
     k_more, v_more = (jnp.pad(x, ((0, 0), (0, 1), (0, 0))) for x in (k, v))
     column = jnp.broadcast_to(sink[:, :, None, None], (G, R, T, 1))

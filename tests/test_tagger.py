@@ -18,7 +18,7 @@ from minilm.metrics.spans import Span
 from minilm.models import encoders, tagger
 from minilm.reference import crf as by_hand
 from minilm.reference.models import tagger as reference
-from tests.strategies import seeds
+from tests.strategies import seeds, shaken
 from tests.tolerances import DIFFERENCE, FORMULA, assert_close
 
 B, T, M, C = 3, 5, 2, 4
@@ -39,11 +39,7 @@ CELL = {"gru, crf": "gru", "lstm, softmax": "lstm"}
 def example(name, seed=0):
     """Float64 parameters of which nothing is zero, and a batch: junk in its padding, and one place that counts half."""
     rng, config = np.random.default_rng(seed), CONFIGS[name]
-
-    def moved(leaf):
-        return jnp.asarray(leaf + 0.7 * rng.standard_normal(leaf.shape), jnp.float64)
-
-    params = jax.tree.map(moved, tagger.init(jax.random.key(seed), config))
+    params = shaken(jax.jit(tagger.init)(jax.random.key(seed), config), rng, 0.7)
     tokens = rng.integers(0, 11, (B, T) if name == "lstm, softmax" else (B, T, M)).astype(np.int32)
     tags, weights = rng.integers(0, C, (B, T)), np.ones((B, T))
     weights[0, 3] = 0.5

@@ -92,14 +92,14 @@ def jax_peers(arrays, backward):
     from minilm.shapes import Tokens
 
     q, k, v, d_o = map(jnp.array, arrays)
-    where = Tokens.arange(q.shape[1])
+    q, d_o, where = q[:, None], d_o[:, None], Tokens.arange(q.shape[1])
 
     def jax_nn(q, k, v):
-        q, k, v = (jnp.moveaxis(x, 0, 1) for x in (q, k, v))
-        return jnp.moveaxis(jax.nn.dot_product_attention(q, k, v, is_causal=True), 1, 0)
+        q, k, v = (jnp.moveaxis(x, 0, 1) for x in (q[:, 0], k, v))
+        return jnp.moveaxis(jax.nn.dot_product_attention(q, k, v, is_causal=True), 1, 0)[:, None]
 
     def of(attend):
-        return lambda q, k, v: attend(q[:, None], k, v, where, where)[:, 0]
+        return lambda q, k, v: attend(q, k, v, where, where)
 
     def peer(attention):
         def both(q, k, v, d_o):

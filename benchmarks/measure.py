@@ -21,14 +21,17 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("minilm", "jax", "jaxlib", "numpy", "optax", "flax", "torch", "tokenizers", "tiktoken", "gensim", "nltk")
 
 
-def pin(cpu: int = 0):
-    """Hold this process to one core and every library to one thread. Call it before they are imported."""
+def pin(cpu: int | None = None):
+    """Hold this process to one core, by default the first of those it may use, and every library to one thread.
+
+    Call it before they are imported.
+    """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["JAX_PLATFORMS"] = "cpu"
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cpu})
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0)) if cpu is None else cpu})
 
 
 def compare(candidates, *, rounds: int = 15, warmup: int = 2, seconds: float = 60.0):

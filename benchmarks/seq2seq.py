@@ -137,7 +137,7 @@ def check(functions):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--core", type=int, default=0, help="the core that this process is held to")
+    parser.add_argument("--core", type=int, help="the core to hold it to (default: the first it may use)")
     arguments = parser.parse_args()
     measure.pin(arguments.core)
     functions = candidates()

@@ -86,7 +86,7 @@ def softmax(name, backend, heads, width, window, attend=None, tiles=0, checked=C
         kind="core",
         about=about(CORES[name]),
         backend="minilm" if chosen.attend in (Dense, Blockwise) else backend,
-        inputs=lambda drawn, length: tuple(np.moveaxis(drawn(length, heads, width), 0, 1) for _ in range(3)),
+        inputs=lambda drawn, length: heads_first(drawn(length, heads, width) for _ in range(3)),
         function=attending(attend or chosen.attend(rule, None)),
         definition=attending(Dense(rule)),
         useful=lambda length: 2 * heads * 2 * width * cost.pairs(rule, length),
@@ -97,12 +97,18 @@ def softmax(name, backend, heads, width, window, attend=None, tiles=0, checked=C
     )
 
 
+def heads_first(drawn):
+    """Queries `(g, 1, t, k)`, keys and values: an axis that is added within the program would cost it a copy."""
+    q, k, v = (np.moveaxis(x, 0, 1) for x in drawn)
+    return q[:, None], k, v
+
+
 def attending(attend):
-    """An `attend` of minilm on heads `(g, t, k)`."""
+    """An `attend` of minilm as a function of its heads alone."""
 
     def function(q, k, v):
-        where = Tokens.arange(q.shape[1])
-        return attend(q[:, None], k, v, where, where)[:, 0]
+        where = Tokens.arange(k.shape[1])
+        return attend(q, k, v, where, where)
 
     return function
 

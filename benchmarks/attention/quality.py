@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--plan", action="store_true", help="list the cells, and run none")
     flags.add_argument("--views", nargs="?", const="", metavar="FOLDER", help="table of the file; plots into a folder")
     flags.add_argument("--decoded", type=Path, default=DECODED, help="rows of decode --out, for the second plot")
-    flags.add_argument("--core", type=int, default=0, help="the processor core that everything is held to")
+    flags.add_argument("--core", type=int, help="the core to hold everything to (default: the first it may use)")
     flags.add_argument("--accelerator", action="store_true", help="use the device that JAX finds, not one CPU core")
     return flags
 

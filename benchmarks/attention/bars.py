@@ -13,7 +13,7 @@ class Bar(NamedTuple):
     first: str
     second: str
     length: int
-    figure: str  # time or memory
+    figure: str  # of FIGURES
     limit: float
     at_least: bool = False
 
@@ -25,8 +25,14 @@ BARS = (
     Bar("chunked DeltaNet takes at most 3 × the time of blockwise softmax", "delta", "blockwise", 2048, "time", 3),
     Bar("blockwise is at least 6 × as fast as jax.nn", "jax-nn", "blockwise", 2048, "time", 6, at_least=True),
     Bar("blockwise needs at most 1/20 of jax.nn's memory", "blockwise", "jax-nn", 2048, "memory", 1 / 20),
+    Bar("blockwise needs at most 1/20 of jax.nn's temporaries", "blockwise", "jax-nn", 2048, "temporaries", 1 / 20),
     Bar("a window of 256, blockwise, is 8 × as fast as dense", "dense:window=256", WINDOWED, 8192, "time", 8, True),
 )
+FIGURES = {
+    "time": views.seconds,
+    "memory": views.space,
+    "temporaries": lambda row: row["memory"]["temporaries"],  # the memory without arguments and results
+}
 LEAST = {"time": "at the roof", "memory": "arguments and results alone"}
 LINEAR = 1.15  # the exponent up to which a time counts as linear in the length
 CROSSINGS = (("ssd", "blockwise"), ("delta", "blockwise"), ("ssd", "dense"), ("delta", "dense"))
@@ -48,12 +54,9 @@ def judged(rows: list[dict]) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def _figure(bar, row):
-    return views.seconds(row) if bar.figure == "time" else views.space(row)
-
-
 def _ratio(bar, first, second):
-    return _figure(bar, first) / _figure(bar, second)
+    figure = FIGURES[bar.figure]
+    return figure(first) / figure(second)
 
 
 def _holds(bar, ratio):
@@ -69,7 +72,7 @@ def _why(bar, first, second):
     ours, other = (second, first) if bar.at_least else (first, second)
     why, least = "", _least(bar, ours[bar.length])
     if least:
-        ratio = least / _figure(bar, other[bar.length])
+        ratio = least / FIGURES[bar.figure](other[bar.length])
         why = f"; {LEAST[bar.figure]}: {_shown(1 / ratio if bar.at_least else ratio)}"
     longest = [t for t in sorted(first.keys() & second.keys(), reverse=True) if t > bar.length]
     held = list(itertools.takewhile(lambda t: _holds(bar, _ratio(bar, first[t], second[t])), longest))
@@ -77,9 +80,9 @@ def _why(bar, first, second):
 
 
 def _least(bar, row):
-    if bar.figure == "memory":
-        return row["bytes"].get("io")
-    return row["roofline"] and row["roofline"]["share"] * views.seconds(row)
+    if bar.figure == "time":
+        return row["roofline"] and row["roofline"]["share"] * views.seconds(row)
+    return row["bytes"].get("io") if bar.figure == "memory" else None
 
 
 def _grown(candidates):

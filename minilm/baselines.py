@@ -3,12 +3,12 @@
 import lzma
 from collections.abc import Sequence
 
+from minilm.config import ORDERS
 from minilm.data.token_file import TokenFile
 from minilm.data.tokenizers import Tokenizer
 from minilm.models import ngram
 
 COUNTED = 1 << 24  # tokens of either text that a baseline looks at: counting them takes some 2 GB
-ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3, "4-gram": 4, "5-gram": 5}
 
 
 def baselines(names: Sequence[str], train: TokenFile, validation: TokenFile, tokenizer: Tokenizer) -> dict[str, float]:

@@ -1,12 +1,15 @@
 """The command line: it parses, calls and prints. Every command imports what it needs, so that `--help` loads no JAX."""
 
+import errno
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from minilm.config import PRESETS
-from minilm.flags import OVERVIEW, UsageError, nearest, parse
+from minilm.flags import OVERVIEW, Generate, UsageError, nearest, parse
+
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError) as error:
         return _refuse(error, 1)
     except KeyboardInterrupt:
+        print("minilm: interrupted; nothing was left to be gone on with.", file=sys.stderr)
         return 130
 
 
@@ -56,6 +60,11 @@ def generate(arguments: list[str]) -> int | None:
     chosen = parse("generate", arguments)
     if chosen.step not in ("best", "last") and not chosen.step.isdecimal():
         raise UsageError(f"--step is {chosen.step!r}, and must be best, last, or the number of a step.")
+    if chosen.samples < 1:
+        raise UsageError(f"--samples is {chosen.samples}, and must be at least 1.")
+    if chosen.beams and (unused := [name for name in DRAWING if getattr(chosen, name) != getattr(Generate, name)]):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise UsageError(f"--beams searches for the likeliest text and draws none, so leave out {flags}.")
     prompt = _text(chosen.prompt).rstrip("\n") if chosen.prompt == "-" else chosen.prompt
     _prepare()
     import jax
@@ -191,6 +200,8 @@ def info(arguments: list[str]) -> int | None:
             f"\nminilm info --preset NAME plans one of {', '.join(PRESETS)}; --run latest plans the model you trained."
         )
         return 0
+    if chosen.batch_size < 0:
+        raise UsageError(f"--batch-size is {chosen.batch_size}, and must be at least 1.")
     if chosen.batch_size:
         config = replace(config, batch_size=chosen.batch_size, accumulate=1)
     show_plan(console, name, model, model_config, config, chosen.measure)
@@ -291,6 +302,9 @@ def _note(reason, run):
 def _refuse(error, code):
     if os.environ.get("MINILM_TRACEBACK"):
         raise error
+    if getattr(error, "errno", None) == errno.ENOSPC:  # as the system says it, which names no file and no way on
+        where = f" for {error.filename}" if error.filename else ""
+        error = f"No space is left on the device{where}: make room, and say the same again."
     print(f"minilm: {error}", file=sys.stderr)
     return code
 

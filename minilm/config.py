@@ -106,7 +106,7 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """The precision of the matrix products; parameters and everything else stay in float32."""
     mesh: str = ""
-    """Devices to spread the run over: data=8, or data=4,model=2; one device if not given."""
+    """Devices to spread the run over: data=8, data=4,model=2, fsdp=8 or sequence=8; one device if not given."""
 
     evaluate_every: int = 200
     """Steps between measurements on held-out text; each is saved as a checkpoint."""
@@ -117,7 +117,7 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints to keep, besides the best."""
     baselines: tuple[str, ...] = ("unigram", "bigram", "xz")
-    """What to compare with on the held-out text: unigram, bigram (Kneser-Ney), 5-gram (Kneser-Ney), xz."""
+    """What to compare with on the held-out text: unigram, bigram, trigram, 4-gram, 5-gram (Kneser-Ney), xz."""
     samples: int = 2
     """How many texts to write at the end."""
     prompt: str = "A class is"
@@ -184,6 +184,11 @@ def preset(name: str) -> TrainConfig:
     return PRESETS[name]
 
 
+ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3, "4-gram": 4, "5-gram": 5}
+BASELINES = (*ORDERS, "xz")
+"""What a run can be compared with: n-grams, smoothed as Kneser and Ney do, and a compressor."""
+
+
 def check(config: TrainConfig) -> TrainConfig:
     """The same config, if its numbers make sense; a `ValueError` that names the flag otherwise."""
     for name in ("steps", "batch_size", "accumulate", "steps_per_call", "evaluate_every", "evaluate_batches", "keep"):
@@ -194,8 +199,23 @@ def check(config: TrainConfig) -> TrainConfig:
             f"A batch of {config.batch_size} sequences cannot be cut into {config.accumulate} equal parts: "
             f"choose an --accumulate that divides --batch-size."
         )
+    for name in ("n_layers", "n_heads", "d_model", "d_hidden", "context_length"):
+        if getattr(config.architecture, name) < 1:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {getattr(config.architecture, name)}, and must be at least 1."
+            )
+    for name in ("learning_rate", "matrix_learning_rate", "clip_norm"):
+        if not getattr(config.optimization, name) > 0:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {getattr(config.optimization, name)}, and must be more than 0."
+            )
     if not 0 < config.data.held_out < 1:
         raise ValueError(f"--held-out is {config.data.held_out}, and must be a share between 0 and 1.")
+    if config.samples < 0:
+        raise ValueError(f"--samples is {config.samples}, and must be 0, for none, or more.")
+    for name in config.baselines:
+        if name not in BASELINES:
+            raise ValueError(f"There is no baseline called {name!r}; there are {', '.join(BASELINES)}.")
     return config
 
 

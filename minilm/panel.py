@@ -1,10 +1,12 @@
 """What a run shows while it goes on: a live panel on a terminal, plain lines in a log file or a notebook."""
 
+import os
 import time
 from collections import deque
 from itertools import pairwise
 from typing import NamedTuple
 
+import jax
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel as Frame
@@ -159,3 +161,47 @@ def comparison(rows: dict[str, float]) -> Table:
     for name, value in sorted(rows.items(), key=lambda row: row[1]):
         table.add_row(name, f"{value:.3f}", style="bold" if name == "this model" else None)
     return table
+
+
+# ── in words ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def say(console: Console, text: str) -> None:
+    """Print a text as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def introduce(console: Console, config, folder, corpus, params) -> None:
+    """What is about to be trained: where, on what, of which size."""
+    train, held_out = corpus.train, corpus.validation
+    b, t = config.batch_size, config.architecture.context_length
+    n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    data = f"{train.n_bytes / 1e6:.2f} MB in {train.n_documents:,} documents, {len(train.tokens):,} tokens"
+    held = f"{held_out.n_bytes / 1e6:.2f} MB in {held_out.n_documents:,} held out"
+    passes = config.steps * b * t / len(train.tokens)
+    say(console, f"run      {folder}")
+    say(console, f"device   {device_name()}")
+    say(console, f"data     {config.data.corpus}: {data}; {held}")
+    say(console, f"model    {config.architecture.model}, {n_params:,} parameters, products in {config.compute_dtype}")
+    say(console, f"steps    {config.steps:,} of {b} × {t} tokens, {passes:.1f} times the data")
+
+
+def device_name() -> str:
+    """What JAX computes on, in words."""
+    device, n = jax.devices()[0], jax.device_count()
+    if device.platform == "cpu" and n == 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return f"CPU with {cores} core{'' if cores == 1 else 's'}"
+    return device.device_kind + (f" × {n}" if n > 1 else "")
+
+
+def measurement_in_words(step: int, loss: float, corpus, progress) -> str:
+    """A measurement on held-out text, and whether it is the best so far."""
+    bits, best = corpus.validation.bits_per_byte(loss), "" if progress.waited else ", the best so far"
+    return f"step {step} on held-out text: loss {loss:.3f}, {bits:.3f} bits per byte{best}"
+
+
+def say_how_to_go_on(console: Console, folder, step: int) -> None:
+    """After an interruption: what is saved, and the command that continues."""
+    say(console, f"\nInterrupted; step {step} is saved. This goes on as if nothing had happened:\n")
+    say(console, f"    minilm train --resume {folder}\n")

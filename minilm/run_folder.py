@@ -8,10 +8,12 @@ RUN/
   checkpoints/          see minilm.checkpoint
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,24 @@ def new_folder(config: TrainConfig) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def begun(folder: Path):
+    """Where a run begins: what it wrote is taken back if it ends before its first checkpoint, all but its history.
+
+    The folder may then be given to another run, and goes where it is empty.
+    """
+    there = set(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        if not any(folder.glob("checkpoints/step-*")):
+            for path in set(folder.iterdir()) - there - {folder / "history.jsonl"}:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with contextlib.suppress(OSError):  # it holds something: then it stays
+                folder.rmdir()
+        raise
+
+
 def _next_folder(root, name):
     numbered = re.compile(rf"{re.escape(name)}-(\d+)")
     taken = [int(match[1]) for path in root.glob("*") if (match := numbered.fullmatch(path.name))]
@@ -46,7 +66,14 @@ def write_config(folder: Path, config: TrainConfig) -> None:
 
 def read_config(folder: Path) -> TrainConfig:
     """What the run was told."""
-    return from_json(TrainConfig, _read(folder, "config.json"))
+    return _parsed(folder / "config.json", lambda: from_json(TrainConfig, _read(folder, "config.json")))
+
+
+def _parsed(path, parse):
+    try:
+        return parse()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged, for it is no JSON: {error}. Restore it, or train anew.") from None
 
 
 def _read(folder, name):
@@ -79,6 +106,25 @@ def model_config(architecture: ModelConfig, vocab_size: int) -> Any:
     return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind) if field.name in flags})
 
 
+def check_architecture(architecture: ModelConfig) -> None:
+    """Refuse, before anything is read or learnt, flags that are of another model, and what `init` refuses."""
+    import jax  # not above: the command line asks this module before it needs JAX
+
+    known, usual = model_named(architecture.model).Config.__dataclass_fields__, ModelConfig()
+    for name in ("mixer", "cell", "d_hidden"):
+        if getattr(architecture, name) != getattr(usual, name) and name not in known:
+            flag = f"--{name.replace('_', '-')}"
+            owners = ", ".join(model for model in MODELS if name in model_named(model).Config.__dataclass_fields__)
+            raise ValueError(f"{architecture.model} knows no {flag}: leave it out, or train one that does: {owners}.")
+    if "n_heads" in known and architecture.d_model % architecture.n_heads:
+        raise ValueError(
+            f"{architecture.n_heads} heads cannot share a width of {architecture.d_model} equally: choose an --n-heads "
+            f"that divides --d-model."
+        )
+    made = model_config(architecture, vocab_size=2)
+    jax.eval_shape(lambda key: model_named(architecture.model).init(key, made), jax.random.key(0))
+
+
 def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> None:
     """Write down which module of `minilm.models` the run trains, and with which Config."""
     described = {"model": architecture.model, "config": dataclasses.asdict(model_config(architecture, vocab_size))}
@@ -87,7 +133,7 @@ def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> Non
 
 def read_model(folder: Path) -> tuple[Any, Any]:
     """The module of `minilm.models` that the run trains, and its Config."""
-    described = json.loads(_read(folder, "model.json"))
+    described = _parsed(folder / "model.json", lambda: json.loads(_read(folder, "model.json")))
     model = model_named(described["model"])
     return model, from_json(model.Config, json.dumps(described["config"]))
 

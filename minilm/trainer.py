@@ -6,10 +6,9 @@
 of its config and its corpus: interrupted and resumed, it ends with the same bits.
 """
 
-import contextlib
 import functools
 import math
-import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +23,23 @@ from minilm.baselines import baselines
 from minilm.config import TrainConfig, check
 from minilm.data.batching import Batch, Batches, evaluation_batches
 from minilm.data.preparation import Corpus, check_lengths, prepare, reopen
-from minilm.generation import generate_text
+from minilm.data.tokenizers import load
+from minilm.generation import check_prompts, encode_prompt, generate_text
 from minilm.history import History, draw_loss
 from minilm.interruption import Interruption
 from minilm.optimizers import make_optimizer
 from minilm.optimizers import schedule as learning_rate_schedule
-from minilm.panel import Pace, Panel, Reading, comparison
+from minilm.panel import (
+    Pace,
+    Panel,
+    Reading,
+    comparison,
+    device_name,
+    introduce,
+    measurement_in_words,
+    say,
+    say_how_to_go_on,
+)
 from minilm.sampling import Sampler
 from minilm.training import EarlyStopping, TrainState, in_precision, init_state, make_evaluate, make_step
 
@@ -62,18 +72,18 @@ class NotFiniteError(ArithmeticError):
 
 def train(config: TrainConfig, console: Console | None = None) -> Result:
     """Begin a run in a new folder: read the corpus, learn a tokenizer, train, measure, write samples."""
-    run_folder.model_named(check(config).architecture.model)
+    run_folder.check_architecture(check(config).architecture)
+    make_optimizer(config.optimization, config.steps)
+    _placement(config.mesh)
     folder = run_folder.new_folder(config)
-    try:
+    with run_folder.begun(folder):
         corpus = prepare(config.data, folder)
-    except BaseException:
-        with contextlib.suppress(OSError):  # it holds something: then it stays
-            folder.rmdir()
-        raise
-    check_lengths(corpus, config.architecture.context_length)
-    run_folder.write_model(folder, config.architecture, corpus.train.vocab_size)
-    run_folder.write_config(folder, config)
-    return _run(config, folder, None, console or Console())
+        check_lengths(corpus, config.architecture.context_length)
+        if config.samples:
+            _check_prompt(config, load(folder / "tokenizer.json"))
+        run_folder.write_model(folder, config.architecture, corpus.train.vocab_size)
+        run_folder.write_config(folder, config)
+        return _run(config, folder, None, console or Console())
 
 
 def resume(
@@ -134,6 +144,17 @@ def _build(config: TrainConfig, folder: Path) -> _Machine:
 
 
 def _run(config: TrainConfig, folder: Path, start: Path | None, console: Console) -> Result:
+    try:
+        return _descend(config, folder, start, console)
+    except OSError as error:
+        saved = [path.name for path in checkpoint.steps(folder)[-1:]]
+        then = f"{saved[0]} is intact; mend that, then continue with `minilm train --resume {folder}`"
+        raise OSError(
+            f"The run in {folder} had to stop: {error.strerror or error}. {then if saved else 'Nothing was saved yet'}."
+        ) from error
+
+
+def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Console) -> Result:
     corpus, machine, history = reopen(folder), _build(config, folder), History(folder / "history.jsonl")
     batches = Batches(corpus.train.tokens, config.architecture.context_length, config.batch_size, config.seed)
 
@@ -145,12 +166,12 @@ def _run(config: TrainConfig, folder: Path, start: Path | None, console: Console
     state, progress = _begin(machine, start)
     step = int(state.step)
     history.cut_after(step)
-    _introduce(console, config, folder, corpus, state)
+    introduce(console, config, folder, corpus, state.params)
     if step == 0:
         measured = validate(state.params, config.evaluate_batches)
         history.add_measurement(0, measured, corpus.validation.bits_per_byte(measured))
         n = corpus.train.vocab_size
-        _print(console, f"loss     {measured:.3f} at the start; guessing gives ln {n:,} = {math.log(n):.3f}\n")
+        say(console, f"loss     {measured:.3f} at the start; guessing gives ln {n:,} = {math.log(n):.3f}\n")
 
     pace = Pace(config.batch_size * config.architecture.context_length, config.steps)
     with Interruption() as interruption, Panel(console, device_name(), step, config.steps) as panel:
@@ -170,7 +191,7 @@ def _run(config: TrainConfig, folder: Path, start: Path | None, console: Console
                 _check_finite(np.array([measured]), step, folder)
                 progress = progress.after(step, measured)
                 history.add_measurement(step, measured, corpus.validation.bits_per_byte(measured))
-                panel.say(_measurement_in_words(step, measured, corpus, progress))
+                panel.say(measurement_in_words(step, measured, corpus, progress))
                 checkpoint.save(
                     folder, state, step=step, validation=measured, progress=progress._asdict(), keep=config.keep
                 )
@@ -180,10 +201,13 @@ def _run(config: TrainConfig, folder: Path, start: Path | None, console: Console
 
     draw_loss(history.records(), folder / "loss.png", f"{config.architecture.model} on {config.data.corpus}")
     if interruption.signal:
-        _print(console, f"\nInterrupted; step {step} is saved. This goes on as if nothing had happened:\n")
-        _print(console, f"    minilm train --resume {folder}\n")
+        say_how_to_go_on(console, folder, step)
         return Result(folder, step, None, {}, [], interruption.signal)
-    return _conclude(config, folder, step, validate, corpus, console)
+    try:
+        return _conclude(config, folder, step, validate, corpus, console)
+    except KeyboardInterrupt:
+        say_how_to_go_on(console, folder, step)
+        return Result(folder, step, None, {}, [], signal.SIGINT)
 
 
 def _begin(machine: _Machine, start: Path | None) -> tuple[TrainState, EarlyStopping]:
@@ -198,18 +222,27 @@ def _conclude(config, folder, step, validate, corpus, console) -> Result:
     """Measure the best state on all held-out text, beside the baselines; let it write; say where everything is."""
     run = checkpoint.load_run(folder, "best")
     if run.manifest.step != step:
-        _print(console, f"The best state was that of step {run.manifest.step}; what follows is about it.")
+        say(console, f"The best state was that of step {run.manifest.step}; what follows is about it.")
     measured = validate(jax.tree.map(jnp.array, run.params), limit=0)
     validation = corpus.validation.bits_per_byte(measured)
     compared = baselines(config.baselines, corpus.train, corpus.validation, run.tokenizer)
     console.print(comparison({"this model": validation, **compared}))
     samples = _samples(config, run) if config.samples else []
     for sample in samples:
-        _print(console, f"\n{config.prompt}{sample}")
-    _print(console, f"\nEverything is in {folder}: checkpoints, tokenizer, history.jsonl, loss.png.\n")
-    _print(console, f'    minilm generate "{config.prompt}" --run {folder}')
-    _print(console, f"    minilm train --resume {folder} --steps {2 * config.steps}\n")
+        say(console, f"\n{config.prompt}{sample}")
+    say(console, f"\nEverything is in {folder}: checkpoints, tokenizer, history.jsonl, loss.png.\n")
+    say(console, f'    minilm generate "{config.prompt}" --run {folder}')
+    say(console, f"    minilm train --resume {folder} --steps {2 * config.steps}\n")
     return Result(folder, step, validation, compared, samples, None)
+
+
+def _check_prompt(config, tokenizer) -> None:
+    """Before hours of training, and not behind them."""
+    try:
+        ids = encode_prompt(tokenizer, config.prompt)
+        check_prompts([ids], tokenizer.vocab_size, config.architecture.context_length)
+    except ValueError as error:
+        raise ValueError(f"--prompt: {error}") from None
 
 
 def _samples(config, run) -> list[str]:
@@ -274,42 +307,3 @@ def _check_finite(values: np.ndarray, first: int, folder: Path) -> None:
             f"The loss or its gradient is not finite at step {first + bad[0]}. {last}: "
             f"try `{command} --learning-rate` with less than before."
         )
-
-
-# ── what is said ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _introduce(console, config, folder, corpus, state) -> None:
-    train, held_out = corpus.train, corpus.validation
-    b, t = config.batch_size, config.architecture.context_length
-    n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    data = f"{train.n_bytes / 1e6:.2f} MB in {train.n_documents:,} documents, {len(train.tokens):,} tokens"
-    held = f"{held_out.n_bytes / 1e6:.2f} MB in {held_out.n_documents:,} held out"
-    _print(console, f"run      {folder}")
-    _print(console, f"device   {device_name()}")
-    _print(console, f"data     {config.data.corpus}: {data}; {held}")
-    _print(
-        console, f"model    {config.architecture.model}, {n_params:,} parameters, products in {config.compute_dtype}"
-    )
-    _print(
-        console,
-        f"steps    {config.steps:,} of {b} × {t} tokens, {config.steps * b * t / len(train.tokens):.1f} times the data",
-    )
-
-
-def device_name() -> str:
-    """What JAX computes on, in words."""
-    device, n = jax.devices()[0], jax.device_count()
-    if device.platform == "cpu" and n == 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"CPU with {cores} cores"
-    return device.device_kind + (f" × {n}" if n > 1 else "")
-
-
-def _measurement_in_words(step, loss, corpus, progress) -> str:
-    bits, best = corpus.validation.bits_per_byte(loss), "" if progress.waited else ", the best so far"
-    return f"step {step} on held-out text: loss {loss:.3f}, {bits:.3f} bits per byte{best}"
-
-
-def _print(console, text) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

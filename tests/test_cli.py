@@ -102,6 +102,9 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
         (["info", "--preset", "lnog"], r"no preset 'lnog' \(did you mean long\?\)"),
         (["generate", "A", "class"], r"does not know what to do with 'class': texts with spaces need quotes"),
         (["generate", "A", "--step", "nine"], r"--step is 'nine', and must be best, last, or the number"),
+        (["generate", "A", "--samples", "0"], r"--samples is 0, and must be at least 1"),
+        (["generate", "A", "--beams", "2", "--stop", ".", "--top-k", "3"], r"draws none, so leave out --top-k, --stop"),
+        (["info", "--preset", "quick", "--batch-size", "-4"], r"--batch-size is -4, and must be at least 1"),
         (["bench", "trainingstep"], r"no benchmark 'trainingstep' \(did you mean training_step\?\)"),
     ],
 )

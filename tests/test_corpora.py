@@ -50,6 +50,15 @@ def test_documents_come_in_the_same_order_every_time(prose, tmp_path):
     assert list(documents(str(tmp_path / "**" / "[ad]"))) == ["a", "c/d"]
 
 
+@pytest.mark.parametrize("mark", ["\n\n", "\n"])
+def test_a_short_file_too_is_documents_of_which_some_can_be_held_out(tmp_path, mark):
+    (tmp_path / "short.txt").write_text(mark.join(essay(i, 30) for i in range(40)))
+    read = list(documents(str(tmp_path / "short.txt")))
+    assert 10 <= len(read) <= 20
+    assert all(len(document) >= 100 and document.endswith(mark) for document in read[:-1])
+    assert 0 < held_out(read).sum() < len(read) / 4
+
+
 def test_code_is_python_source():
     first = next(documents("code"))
     compile(first, "first", "exec")

@@ -152,7 +152,12 @@ def test_the_other_checks_hold_for_correct_code_and_leave_nothing_out():
         laws.check_loss(cross_entropy, grad=losses.gradient(lambda weights: weights)),
         laws.check_sampler(draw, sample_at=lambda key, logits, temperature: draw(key, logits / temperature)),
         laws.check_tokenizer(
-            tokenizers.encode, tokenizers.decode, n=256, specials={tokenizers.END: 256}, decode_bytes=bytes
+            tokenizers.encode,
+            tokenizers.decode,
+            n=256,
+            specials={tokenizers.END: 256},
+            encode_bytes=list,
+            decode_bytes=bytes,
         ),
     ]
     for report in reports:

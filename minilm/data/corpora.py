@@ -15,6 +15,7 @@ from pathlib import Path
 BLOCK = 1 << 20  # bytes read at a time
 LONG = 1 << 20  # characters; a longer file is several documents
 STRETCH = 1 << 13  # characters of a document cut from a single file
+FEWEST, SHORTEST = 20, 100  # documents that a single file is cut into where it can, and the characters of the least
 BUILT_IN = ("prose", "code")
 TOPICS = "pydoc_data/topics.py"  # the language reference as text, all of it in one dictionary
 
@@ -43,7 +44,7 @@ def documents(source: str, encoding: str = "utf-8") -> Iterator[str]:
     if source == "code":
         return code()
     if source == "-":
-        return _stretches(_read(sys.stdin.buffer, "standard input", encoding), STRETCH)
+        return _stretches(_read(sys.stdin.buffer, "standard input", encoding), STRETCH, FEWEST)
     return _documents_of_files(_files(source), encoding)
 
 
@@ -157,7 +158,8 @@ def _documents_of_files(paths, encoding):
     empty = True
     for path in paths:
         with open(path, "rb") as file:
-            for document in _stretches(_read(file, str(path), encoding), STRETCH if len(paths) == 1 else LONG):
+            size, fewest = (STRETCH, FEWEST) if len(paths) == 1 else (LONG, 1)
+            for document in _stretches(_read(file, str(path), encoding), size, fewest):
                 empty = False
                 yield document
     if empty:
@@ -191,25 +193,33 @@ def _read(file, name, encoding):
         block = file.read(BLOCK)
 
 
-def _stretches(pieces, size):
-    """Documents of at least `size` characters, cut after an empty line, or any line where there is none for long."""
-    rest = ""
+def _stretches(pieces, size, fewest=1):
+    """Documents of at least `size` characters, fewer where the whole would not make `fewest` documents."""
+    rest, cuts = "", 0
     for piece in pieces:
         rest += piece
         start = 0
         while len(rest) - start > 4 * size:
-            cut = rest.find("\n\n", start + size, start + 4 * size) + 2
-            cut = cut if cut > 1 else rest.find("\n", start + size, start + 4 * size) + 1
-            cut = cut or start + 4 * size
+            cut = _cut(rest, start, size)
             yield rest[start:cut]
-            start = cut
+            start, cuts = cut, cuts + 1
         rest = rest[start:]
-    start = 0
-    while len(rest) - start > 2 * size and (cut := rest.find("\n\n", start + size) + 2) > 1:
+    start, size = 0, size if cuts else min(size, max(SHORTEST, len(rest) // fewest))
+    while len(rest) - start > 2 * size and rest[_cut(rest, start, size) :].strip():
+        cut = _cut(rest, start, size)
         yield rest[start:cut]
         start = cut
     if rest[start:].strip():
         yield rest[start:]
+
+
+def _cut(text, start, size):
+    """After an empty line, or any line where there is none for long, or anywhere."""
+    end = start + 4 * size
+    for mark in ("\n\n", "\n"):
+        if (found := text.find(mark, start + size, end)) >= 0:
+            return found + len(mark)
+    return end
 
 
 def _check_encoding(encoding):

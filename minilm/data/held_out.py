@@ -44,7 +44,7 @@ def held_out(documents: Sequence[str], fraction: float = 0.1, seed: int = 0) -> 
     if group.max(initial=0) < 1:
         raise ValueError(
             f"Nothing can be held out: the {len(documents)} document(s) are one, or near-duplicates of each "
-            "other. Give more text."
+            "other. Give more text: of one file some hundred characters make a document, of several each file is one."
         )
     lengths, keys = np.array([(len(document), _content_hash(document, seed)) for document in documents], np.uint64).T
     members = dict(enumerate(np.split(np.argsort(group, kind="stable"), np.bincount(group).cumsum()[:-1])))

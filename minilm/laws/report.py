@@ -195,13 +195,19 @@ def check_tokenizer(
     *,
     n: int | None = None,
     specials: dict[str, int] | None = None,
+    encode_bytes: Callable | None = None,
     decode_bytes: Callable | None = None,
     search: Search = tokenization.THOROUGH,
 ) -> Report:
-    """Hold encode(text) -> ids and decode(ids) -> text against their laws; n is the vocabulary's size."""
+    """Hold encode(text) -> ids and decode(ids) -> text against their laws; n is the vocabulary's size.
+
+    `encode_bytes` and `decode_bytes` are the same of bytes.
+    """
+    of_bytes = {"encode_bytes=": encode_bytes, "decode_bytes=": decode_bytes}
     return Report(
         (
             _try(tokenization.text_round_trip, encode, decode, search=search),
+            _try(tokenization.bytes_round_trip, encode_bytes, decode_bytes, needs=of_bytes, search=search),
             _try(tokenization.ids_in_vocabulary, encode, n, needs={"n=": n}, search=search),
             _try(tokenization.special_tokens_stay_text, encode, specials, needs={"specials=": specials}, search=search),
             _try(tokenization.pieces_join, encode, decode_bytes, needs={"decode_bytes=": decode_bytes}, search=search),

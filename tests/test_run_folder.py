@@ -1,0 +1,130 @@
+"""What a run is told is refused before anything is read; what ends before its first checkpoint leaves no run behind."""
+
+import errno
+import io
+import os
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from minilm import checkpoint, run_folder, trainer
+from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
+from minilm.history import History
+
+WIDTHS = {"n_layers": 1, "n_heads": 2, "d_model": 8, "context_length": 12}
+QUICK = replace(
+    PRESETS["quick"],
+    architecture=ModelConfig(**WIDTHS),
+    optimization=OptimizerConfig(),
+    steps=4,
+    steps_per_call=2,
+    evaluate_every=2,
+    evaluate_batches=1,
+    baselines=(),
+    samples=0,
+)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "one.txt"
+    path.write_text("\n\n".join(f"Paragraph {i} says {i**3} and then {i**5}, as no other does." for i in range(60)))
+    return path
+
+
+def told(text, folder, **changes):
+    return replace(QUICK, data=DataConfig(str(text), tokenizer="byte", held_out=0.2), folder=str(folder), **changes)
+
+
+def train(config):
+    return trainer.train(config, Console(file=io.StringIO(), width=120))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"architecture": ModelConfig(n_layers=0)}, "--n-layers is 0, and must be at least 1"),
+        ({"architecture": ModelConfig(n_heads=3)}, "3 heads cannot share a width of 128 equally: choose an --n-heads"),
+        ({"architecture": ModelConfig(mixer="gla")}, "gpt knows no --mixer: leave it out, .* that does: mixer_lm"),
+        ({"architecture": ModelConfig(d_hidden=9)}, "gpt knows no --d-hidden: .*: mlp_lm, rnn_lm"),
+        (
+            {"architecture": ModelConfig(model="mixer_lm", mixer="glb")},
+            "no attention variant .glb., did you mean",
+        ),
+        ({"optimization": OptimizerConfig(learning_rate=-1.0)}, "--learning-rate is -1.0, and must be more than 0"),
+        ({"optimization": OptimizerConfig(optimizer="sgd")}, "no optimizer 'sgd'"),
+        ({"baselines": ("xz", "6-gram")}, "no baseline called '6-gram'; there are unigram, .*, xz"),
+        ({"samples": -1}, "--samples is -1, and must be 0, for none, or more"),
+        ({"mesh": "data=64"}, "The mesh data=64 needs 64 devices"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_read(changes, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        train(told(tmp_path / "none.txt", tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"samples": 1, "prompt": 13 * "a"}, "--prompt: The prompt has 13 tokens, and the model's context of 12"),
+        (
+            {"architecture": ModelConfig(**WIDTHS | {"context_length": 9999})},
+            "tokens, fewer than the 10000",
+        ),
+    ],
+)
+def test_what_ends_before_its_first_checkpoint_leaves_a_folder_as_it_was(changes, sentence, text, tmp_path):
+    (tmp_path / "mine.txt").write_text("kept")
+    for folder in (tmp_path / "new", tmp_path):
+        with pytest.raises(ValueError, match=sentence):
+            train(told(text, folder, **changes))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_loss_that_never_was_a_number_leaves_its_history_and_the_name_to_another_run(text, tmp_path):
+    with pytest.raises(ArithmeticError, match="There is no checkpoint yet"):
+        train(told(text, tmp_path / "run", optimization=OptimizerConfig(learning_rate=1e30, warmup_steps=0)))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["history.jsonl"]
+    assert train(told(text, tmp_path / "run")).step == 4
+
+
+def test_where_the_history_finds_no_room_the_checkpoint_before_it_and_the_way_on_are_named(text, tmp_path, monkeypatch):
+    add = History.add
+
+    def full(history, records):
+        if records[0]["step"] > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add(history, records)
+
+    monkeypatch.setattr(History, "add", full)
+    sentence = r"had to stop: No space left on device\. step-00000002 is intact; .* `minilm train --resume .*run`"
+    with pytest.raises(OSError, match=sentence):
+        train(told(text, tmp_path / "run"))
+    monkeypatch.undo()
+    assert trainer.resume(tmp_path / "run", console=Console(file=io.StringIO())).step == 4
+
+
+def test_interrupted_behind_its_last_step_a_run_says_how_to_go_on(text, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    console = Console(file=io.StringIO(), width=120)
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "baselines", interrupted)
+        result = trainer.train(told(text, tmp_path / "run"), console)
+    assert (result.step, result.exit_code) == (4, 130)
+    assert f"minilm train --resume {tmp_path / 'run'}" in console.file.getvalue()
+    assert trainer.resume(tmp_path / "run", console=console).validation > 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.json"])
+def test_a_damaged_description_is_named(name, tmp_path):
+    run_folder.write_config(tmp_path, QUICK)
+    run_folder.write_model(tmp_path, QUICK.architecture, 5)
+    (tmp_path / name).write_text((tmp_path / name).read_text()[:20])
+    read = run_folder.read_config if name == "config.json" else run_folder.read_model
+    with pytest.raises(ValueError, match=rf"{name} is damaged, for it is no JSON: .*\. Restore it, or train anew\."):
+        read(tmp_path)
+    assert not checkpoint.steps(tmp_path)

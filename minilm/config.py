@@ -163,6 +163,8 @@ PRESETS = {
         optimization=replace(_MUON, learning_rate=2e-3, warmup_steps=100),
         steps=4000,
         batch_size=64,
+        accumulate=8,  # what 16 GB hold
+        patience=4,  # for these steps read the default corpus some two hundred times
         compute_dtype="bfloat16",
         baselines=("unigram", "bigram", "5-gram", "xz"),
     ),

@@ -212,6 +212,12 @@ def row(variant, rate, seed, accuracy, task="mqar", **more):
     return base | more
 
 
+def test_a_rate_that_only_some_seeds_had_is_no_best_rate_and_none_that_was_tried():
+    rows = [row("mha", 1, seed, 0.5) for seed in range(3)] + [row("mha", 2, 0, 0.9)]
+    (record,) = quality_views.best(rows)
+    assert (record["row"]["learning_rate"], len(record["seeds"]), record["rates"]) == (1, 3, 1)
+
+
 def test_the_best_rate_is_the_best_on_average_over_seeds_and_a_rate_that_diverged_is_none():
     rows = [row("mha", rate, seed, right) for rate, *rights in [(1, 0.9, 0.1), (2, 0.6, 0.6)] for seed, right in
             enumerate(rights)]  # fmt: skip

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minilm import generation, machines, plan
+from minilm import generation, machines, plan, run_folder
 from minilm.config import PRESETS, OptimizerConfig
 from minilm.data.batching import Batch
-from minilm.models import gpt
+from minilm.models import gpt, modern
 from minilm.optimizers import make_optimizer
 from minilm.sampling import GREEDY, check_sampler
 from minilm.training import init_state, make_step
@@ -101,3 +101,12 @@ def test_the_table_of_machines_is_plausible():
         assert 1e11 < machine.bandwidth < 1e13
         assert 1e10 < machine.memory < 1e12
         assert machine.source
+
+
+def test_the_preset_of_accelerators_fits_the_smallest_of_them_part_by_part_and_not_at_once():
+    told, smallest = PRESETS["gpu"], min(machines.ACCELERATORS, key=lambda machine: machine.memory)
+    model_config = run_folder.model_config(told.architecture, told.data.vocab_size)
+    for config, fits in ((told, True), (dataclasses.replace(told, accumulate=1), False)):
+        with jax.enable_x64(False):
+            needed = plan.make_plan(modern, model_config, config).training_bytes
+        assert machines.fits(needed, smallest) == fits

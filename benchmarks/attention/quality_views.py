@@ -23,13 +23,18 @@ def line(row: dict) -> str:
 
 
 def best(rows: list[dict]) -> list[dict]:
-    """One record for each task and variant: its seeds at the learning rate that is best on average over them."""
+    """One record for each task and variant: its seeds at the learning rate that is best on average over them.
+
+    A rate that not all seeds have had yet is left aside: the mean of a lucky seed is no mean.
+    """
     groups = defaultdict(lambda: defaultdict(list))
     for row in rows:
         alike = ("task", "sizes", "variant", "options", "match", "steps")
         groups[json.dumps([row[name] for name in alike])][row["learning_rate"]].append(row)
     found = []
     for rates in groups.values():
+        most = max(map(len, rates.values()))
+        rates = {rate: cells for rate, cells in rates.items() if len(cells) == most}
         usable = {rate: cells for rate, cells in rates.items() if all(cell["status"] == "ok" for cell in cells)}
         if not usable:
             found.append({"row": next(iter(rates.values()))[0], "seeds": [], "rates": len(rates)})

@@ -101,12 +101,14 @@ def save(
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
-        earlier = (
-            f"The earlier checkpoint {steps(run)[-1]} is intact" if steps(run) else "There is no earlier checkpoint"
-        )
+        then = "There is no earlier checkpoint: make room, then begin anew."
+        if steps(run):
+            then = (
+                f"The earlier checkpoint {steps(run)[-1]} is intact; make room, then continue with "
+                f"`minilm train --resume {run}`."
+            )
         raise CheckpointError(
-            f"Step {step} could not be saved to {folder}: {error.strerror or error} ({size:.1f} MB are needed). "
-            f"{earlier}; make room, then continue with `minilm train --resume {run}`."
+            f"Step {step} could not be saved to {folder}: {error.strerror or error} ({size:.1f} MB are needed). {then}"
         ) from error
     _prune(run, final, keep)
     return final

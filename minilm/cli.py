@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError) as error:
         return _refuse(error, 1)
     except KeyboardInterrupt:
-        print("minilm: interrupted; nothing was left to be gone on with.", file=sys.stderr)
+        print("minilm: interrupted.", file=sys.stderr)
         return 130
 
 

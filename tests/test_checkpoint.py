@@ -206,6 +206,15 @@ def test_a_file_that_may_not_grow_leaves_the_earlier_checkpoint(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
+def test_where_the_first_checkpoint_finds_no_room_nothing_is_said_to_be_there_to_go_on_with(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"There is no earlier checkpoint: make room, then begin anew\.$"):
+        checkpoint.save(tmp_path, state(10), step=10)
+
+
 def test_the_last_few_and_the_best_are_kept(tmp_path):
     for step, validation in [(1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5), (6, 1.0)]:
         checkpoint.save(tmp_path, state(step), step=step, validation=validation, keep=2)

@@ -144,6 +144,7 @@ def _build(config: TrainConfig, folder: Path) -> _Machine:
 
 
 def _run(config: TrainConfig, folder: Path, start: Path | None, console: Console) -> Result:
+    """The loop; where the system ends it, as a full disk does, what is saved and how to go on."""
     try:
         return _descend(config, folder, start, console)
     except OSError as error:

@@ -10,7 +10,7 @@ FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 if version("jaxlib").startswith("0.10."):  # the older way to compile loops, gone since, takes two thirds of the time
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
     FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # in one part a small program takes five sixths of the time
-else:  # an operation by itself is compiled the older way still, unless it is wrapped for the newer: a tenth of the time
+else:  # unless it is wrapped for the newer way, an operation by itself is compiled the older one: a tenth less time
     FLAGS += " --xla_disable_hlo_passes=fusion-wrapper"
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 

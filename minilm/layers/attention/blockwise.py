@@ -123,28 +123,33 @@ class Blockwise:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(blocks, q, k, v, query, key, rule, bias):
-    """All lengths divide by their blocks."""
+    """All lengths divide by their blocks.
+
+    A tile has its keys in rows and the queries of all its heads in columns, `(g, s, r t)`; m, l, o are `(g, ·, r t)`.
+    So it is for the backward pass, which must round scores just as they were here, since it takes their exponentials.
+    """
     (t_block, s_block), (g, r, t, _), wide = blocks, q.shape, jnp.promote_types(q.dtype, jnp.float32)
     visited = _visited(blocks, query, key, rule)
 
     def query_tile(i, carry):
-        q_i, query_i = _tile(q, i, t_block, 2), _tile(query, i, t_block, 0)
+        q_i, query_i = _columns(q, i, t_block), _tile(query, i, t_block, 0)
 
         def key_tile(j, carry):
             m, l, o = carry
             k_j, v_j, key_j = _tile(k, j, s_block, 1), _tile(v, j, s_block, 1), _tile(key, j, s_block, 0)
             a = _scores(q_i, k_j, query_i, key_j, rule, bias)
-            m_new = jnp.maximum(m, a.max(-1))
-            p = jnp.exp(a - m_new[..., None])
+            m_new = jnp.maximum(m, a.max(1, keepdims=True))
+            p = jnp.exp(a - m_new)
             c = jnp.exp(m - m_new)
-            return m_new, c * l + p.sum(-1), c[..., None] * o + _dot("grts,gsv->grtv", p.astype(v.dtype), v_j)
+            return m_new, c * l + p.sum(1, keepdims=True), c * o + _dot("gsv,gsn->gvn", v_j, p.astype(v.dtype))
 
         # The smallest number instead of −∞, which masked scores are: no difference of the two is then ever NaN.
-        m = jnp.full((g, r, t_block), jnp.finfo(wide).min, wide)
-        start = m, jnp.zeros_like(m), jnp.zeros((g, r, t_block, v.shape[2]), wide)
+        m = jnp.full((g, 1, r * t_block), jnp.finfo(wide).min, wide)
+        start = m, jnp.zeros_like(m), jnp.zeros((g, v.shape[2], r * t_block), wide)
         m, l, o = jax.lax.fori_loop(*_interval(visited[i]), key_tile, start)
-        o = o / jnp.where(l == 0, 1, l)[..., None]
-        return _put(carry[0], o.astype(v.dtype), i, 2), _put(carry[1], m + jnp.log(l), i, 2)
+        o = (o / jnp.where(l == 0, 1, l)).mT.reshape(g, r, t_block, -1)
+        lse = (m + jnp.log(l)).reshape(g, r, t_block)
+        return _put(carry[0], o.astype(v.dtype), i, 2), _put(carry[1], lse, i, 2)
 
     nothing = jnp.zeros((g, r, t, v.shape[2]), v.dtype), jnp.zeros((g, r, t), wide)
     return jax.lax.fori_loop(0, t // t_block, query_tile, nothing)
@@ -161,13 +166,15 @@ def _attention_backward(blocks, saved, d_out):
     o_t = sum_s p_ts v_s            gives  d_v_s = sum_t p_ts d_o_t,  d_p_ts = d_o_t · v_s
     p_ts = exp(a_ts − lse_t)        gives  d_a_ts = p_ts (d_p_ts − d_o_t · o_t + d_lse_t)
     a_ts = q_t · k_s / √k + b_ts    gives  d_q_t = sum_s d_a_ts k_s / √k,  d_k_s = sum_t d_a_ts q_t / √k,  d_b = d_a
+
+    With keys in rows p and d_a, the largest arrays, enter three products as they lie; the smaller k and d_q are turned.
     """
     q, k, v, query, key, rule, bias, o, lse = saved
-    (d_o, d_lse), (t_block, s_block), wide = d_out, blocks, lse.dtype
+    (d_o, d_lse), (t_block, s_block), (g, r, t, width), wide = d_out, blocks, q.shape, lse.dtype
     visited = _visited(blocks, query, key, rule)
-    shift = (d_o.astype(wide) * o).sum(-1) - d_lse
-    lse = jnp.where(jnp.isneginf(lse), 0, lse)
-    scale = 1 / math.sqrt(q.shape[-1])
+    # Not (d_o * o).sum(-1), for which XLA's library for CPUs takes twelve times as long.
+    shift = _dot("grtv,grtv->grt", d_o, o) - d_lse
+    lse, shift = jnp.where(jnp.isneginf(lse), 0, lse)[..., None], shift[..., None]
 
     def key_tile(j, carry):
         d_q, d_k, d_v, d_bias = carry
@@ -175,25 +182,26 @@ def _attention_backward(blocks, saved, d_out):
 
         def query_tile(i, carry):
             d_q, d_k_j, d_v_j, d_bias = carry
-            q_i, d_o_i, query_i = _tile(q, i, t_block, 2), _tile(d_o, i, t_block, 2), _tile(query, i, t_block, 0)
+            q_i, d_o_i, query_i = _columns(q, i, t_block), _columns(d_o, i, t_block), _tile(query, i, t_block, 0)
             a = _scores(q_i, k_j, query_i, key_j, rule, bias)
-            p = jnp.exp(a - _tile(lse, i, t_block, 2)[..., None])
-            d_p = _dot("grtv,gsv->grts", d_o_i, v_j)
-            d_a = p * (d_p - _tile(shift, i, t_block, 2)[..., None])
-            d_bias = jax.tree.map(jnp.add, d_bias, _bias_gradient(bias, query_i, key_j, d_a))
-            d_a = (scale * d_a).astype(q.dtype)
-            d_q = _put(d_q, _tile(d_q, i, t_block, 2) + _dot("grts,gsk->grtk", d_a, k_j), i, 2)
-            d_k_j += _dot("grts,grtk->gsk", d_a, q_i)
-            d_v_j += _dot("grts,grtv->gsv", p.astype(v.dtype), d_o_i)
+            p = jnp.exp(a - _columns(lse, i, t_block))
+            d_a = p * (_dot("gsv,gvn->gsn", v_j, d_o_i) - _columns(shift, i, t_block))
+            d_b = jnp.moveaxis(d_a.reshape(g, s_block, r, t_block), 1, 3)
+            d_bias = jax.tree.map(jnp.add, d_bias, _bias_gradient(bias, query_i, key_j, d_b))
+            d_a = (d_a / math.sqrt(width)).astype(q.dtype)
+            d_q_i = _dot("gsk,gsn->gkn", k_j, d_a).reshape(g, width, r, t_block)
+            d_q = _put(d_q, _tile(d_q, i, t_block, 3) + d_q_i, i, 3)
+            d_k_j += _dot("gsn,gkn->gsk", d_a, q_i)
+            d_v_j += _dot("gsn,gvn->gsv", p.astype(v.dtype), d_o_i)
             return d_q, d_k_j, d_v_j, d_bias
 
         nothing = jnp.zeros(k_j.shape, wide), jnp.zeros(v_j.shape, wide)
         d_q, d_k_j, d_v_j, d_bias = jax.lax.fori_loop(*_interval(visited[:, j]), query_tile, (d_q, *nothing, d_bias))
         return d_q, _put(d_k, d_k_j.astype(k.dtype), j, 1), _put(d_v, d_v_j.astype(v.dtype), j, 1), d_bias
 
-    nothing = jnp.zeros(q.shape, wide), jnp.zeros_like(k), jnp.zeros_like(v), jax.tree.map(jnp.zeros_like, bias)
+    nothing = jnp.zeros((g, width, r, t), wide), *jax.tree.map(jnp.zeros_like, (k, v, bias))
     d_q, d_k, d_v, d_bias = jax.lax.fori_loop(0, k.shape[1] // s_block, key_tile, nothing)
-    return d_q.astype(q.dtype), d_k, d_v, None, None, None, d_bias
+    return jnp.moveaxis(d_q, 1, 3).astype(q.dtype), d_k, d_v, None, None, None, d_bias
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -201,9 +209,15 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 def _scores(q, k, query, key, rule, bias):
     """Those of `core.scores`, with the bias added, −∞ where the rule forbids or the key's slot is empty."""
-    a = _dot("grtk,gsk->grts", q, k) / math.sqrt(q.shape[-1])
-    a = a if bias is None else a + bias(query, key)
-    return jnp.where(rule(query, key) & (key.position >= 0), a, -jnp.inf)
+    (g, s, width), t = k.shape, query.position.shape[0]
+    r = q.shape[2] // t
+
+    def turned(x):
+        return jnp.moveaxis(jnp.broadcast_to(x, (g, r, t, s)), 3, 1).reshape(g, s, r * t)
+
+    a = _dot("gsk,gkn->gsn", k, q) / math.sqrt(width)
+    a = a if bias is None else a + turned(bias(query, key))
+    return jnp.where(turned(rule(query, key) & (key.position >= 0)), a, -jnp.inf)
 
 
 def _bias_gradient(bias, query, key, d_a):
@@ -253,6 +267,12 @@ def _pad(x, axis, block, **how):
 
 def _tile(x, i, block, axis):
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * block, block, axis), x)
+
+
+def _columns(x, i, block):
+    """A tile of queries `(g, r, t, ·)` turned to `(g, ·, r t)`."""
+    tile = _tile(x, i, block, 2)
+    return tile.reshape(tile.shape[0], -1, tile.shape[3]).mT
 
 
 def _put(x, tile, i, axis):

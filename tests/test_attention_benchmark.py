@@ -201,22 +201,54 @@ def test_a_wrong_kernel_gets_no_time_whatever_is_wrong_with_it(measured):
 
     wrong_gradient.defvjp(forward, backward)
 
-    def wrong_when_long(q, k, v):
-        return dense.function(q, k, v) * (1 if k.shape[1] <= T else jnp.nan)
-
     cases = (
-        (off_by_little, "fwd", T, "the result is off"),
-        (wrong_gradient, "fwdbwd", T, "gradient of argument 2 is off"),
+        (off_by_little, "fwd", "the result is off"),
+        (wrong_gradient, "fwdbwd", "gradient of argument 2 is off"),
     )
-    for function, mode, length, reason in (*cases, (wrong_when_long, "fwd", 2 * T, "not finite")):
-        candidate = replace(wrong(dense, function), checked=T)
-        right, row = measured(dense, candidate, modes=[mode], lengths=[length])
+    for function, mode, reason in cases:
+        right, row = measured(dense, wrong(dense, function), modes=[mode])
         assert right["status"] == "ok", right
         assert right["time"]["median"] > 0
         assert (row["status"], "time" in row, "roofline" in row) == ("wrong", False, False)
         assert reason in row["reason"], row["reason"]
     with pytest.raises(ValueError, match="a row that is wrong comes with a reason and without a time"):
         record.row("ops", {}, dense, mode="fwd", sizes={}, dtype="float32", status="wrong", reason="off", time={})
+
+
+@pytest.mark.parametrize("name", ["dense", "linear", "delta"])
+def test_what_is_wrong_only_in_long_sequences_gets_no_time_either(name, measured):
+    core, long = cores.make(name, HEADS, WIDTH), 9 * T
+
+    def late(q):
+        return q.shape[-2] // 2
+
+    def infinite(q, *rest):
+        o = core.function(q, *rest)
+        return o if q.shape[-2] == T else o.at[..., -1, -1].set(jnp.nan)
+
+    def forgets_the_middle(q, k, *rest):
+        return core.function(q, k if q.shape[-2] == T else k.at[:, late(q)].set(0), *rest)
+
+    def has_no_gradient_there(q, k, *rest):
+        kept = k.at[:, late(q)].set(jax.lax.stop_gradient(k[:, late(q)]))
+        return core.function(q, k if q.shape[-2] == T else kept, *rest)
+
+    for function, mode, reason in (
+        (infinite, "fwd", "of 108 tokens, some results are not finite"),
+        (forgets_the_middle, "fwd", "at 32 of 108 tokens, the result is off"),
+        (has_no_gradient_there, "fwdbwd", "at 32 of 108 tokens, the gradient of argument 1 is off"),
+    ):
+        candidates = (replace(each, checked=T, checked_backward=T) for each in (core, wrong(core, function)))
+        right, row = measured(*candidates, modes=[mode], lengths=[long])
+        assert (right["status"], right["check"]["length"], right["check"]["long"]["tokens"]) == ("ok", T, 32), right
+        assert (row["status"], "time" in row) == ("wrong", False)
+        assert reason in row["reason"], row["reason"]
+
+
+def test_a_core_and_a_mixer_of_one_name_are_two_measurements(measured):
+    rows = measured(cores.make("linear", HEADS, WIDTH), mixer("linear", HEADS * WIDTH, HEADS))
+    assert [(row["kind"], row["status"]) for row in rows] == [("core", "ok"), ("mixer", "ok")]
+    assert len({record.identity(row) for row in rows}) == 2
 
 
 def test_what_cannot_be_measured_is_a_row_with_its_reason(measured):
@@ -259,6 +291,23 @@ def test_a_mixer_is_held_to_its_own_steps_in_both_benchmarks(measured):
         assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
     assert right["time"]["token"] == right["time"]["median"] / 2
     assert right["bytes"]["held"] == T * (2 * 8 * 4 + 2 * 4), "keys and values, and where each token stands"
+
+
+def shortsighted(d, heads):
+    """Its steps see no more than the last T tokens."""
+    whole, near = (ruled(rule, d, heads) for rule in (Causal(), Causal() & SlidingWindow(T)))
+    return Mixer(whole.init, whole.apply, whole.init_state, near.step)
+
+
+@pytest.mark.parametrize("most", [4e9, 100_000])
+def test_a_step_that_is_wrong_only_behind_a_long_context_gets_no_time_either(most, measured, monkeypatch):
+    monkeypatch.setattr(decode.last_token, "__defaults__", (most,))
+    candidates = (replace(mixer(name, 8, 2), checked=T) for name in ("mha", f"{__name__}:shortsighted"))
+    right, row = decode.measured([decode.stepping(each) for each in candidates], asked(contexts=[8 * T], total=8 * T))
+    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
+    context = 8 * T if most > 1e9 else 4 * T
+    assert right["check"]["long"]["context"] == context
+    assert f"of {context} tokens, the last is off" in row["reason"]
 
 
 @pytest.mark.parametrize("name", ["mha", "window:width=3"])

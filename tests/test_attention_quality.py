@@ -244,6 +244,7 @@ def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tm
         "schema": 1,
         "benchmark": "decode",
         "candidate": "mha",
+        "kind": "mixer",
         "mode": "decode",
         "dtype": "float32",
         "status": "ok",

@@ -1,6 +1,7 @@
 """What is measured: a core, the attention between heads that are given, or a mixer, with its projections around it."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -37,7 +38,7 @@ class Candidate:
     """Functions of the same arguments, `inputs(draw, length)`, whose first results are the outputs `(..., t, ·)`.
 
     `function` is what is timed. `definition` computes the same by another way, as short as possible; given arguments
-    in float64 it is the truth.
+    in float64 it is the truth. Where a long sequence would be too much for it, `at` gives it of some tokens alone.
     """
 
     name: str
@@ -55,6 +56,11 @@ class Candidate:
     cast: Callable[..., Any] = lambda inputs, dtype: jax.tree.map(lambda a: jnp.asarray(a, dtype), inputs)
     mixer: Mixer | None = None
     slots: Callable[[int], int] = lambda context: context  # of a decoding state
+    at: Callable[[Any], Callable] | None = None  # rows -> the definition's results of these tokens, from all arguments
+
+    def definition_at(self, rows):
+        """The definition's results of these tokens: by `at`, or picked from all."""
+        return self.at(rows) if self.at else lambda *inputs: self.definition(*inputs)[..., rows, :]
 
 
 def draw(law: str, seed: int):
@@ -73,9 +79,15 @@ def draw(law: str, seed: int):
     return drawn
 
 
-def at_the_end(length: int) -> Tokens:
-    """Where the tokens of a sequence stand."""
-    return Tokens.arange(length)
+def token_by_token(one, state, tokens):
+    """The outputs of `jax.lax.scan`, whose backward pass would hold every state; here it holds those of √t, twice."""
+    length = len(jax.tree.leaves(tokens)[0])
+    size = math.isqrt(length)
+    whole = length - length % size
+    pieces = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), tokens)
+    state, outputs = jax.lax.scan(jax.checkpoint(lambda state, piece: jax.lax.scan(one, state, piece)), state, pieces)
+    rest = jax.lax.scan(one, state, jax.tree.map(lambda x: x[whole:], tokens))[1]
+    return jnp.concatenate([outputs.reshape(whole, *outputs.shape[2:]), rest])
 
 
 # A window needs no more slots than it is wide, however long the context: row -> the option, or their product.
@@ -108,7 +120,7 @@ def mixer(text: str, d: int, heads: int, seed: int = 0) -> Candidate:
             return state, y[0]
 
         state = made.init_state(params, slots(len(x)))
-        return jax.lax.scan(one, state, (x, jnp.arange(len(x), dtype=jnp.int32)))[1]
+        return token_by_token(one, state, (x, jnp.arange(len(x), dtype=jnp.int32)))
 
     def cast(inputs, dtype):
         params, x = inputs

@@ -5,6 +5,9 @@ largest difference, as a share of the largest number that was expected; of sever
 twice the definition's, and beyond that 4 units of rounding of the precision under test, to which numbers are rounded on
 their way, and 64 of float32, in which sums are taken. (The gradient of a chunked delta rule, which solves a triangular
 system, needs 50 of these.) No time is taken of what is wrong.
+
+All results of a few hundred tokens are compared; of more, those of one token in 64, and all gradients of these, from
+the very program whose time is taken.
 """
 
 import jax
@@ -14,6 +17,7 @@ import numpy as np
 from benchmarks.attention.candidates import LAWS, Candidate, draw
 
 ON_THE_WAY, IN_SUMS = 4, 64  # units of rounding
+EVERY, FEWEST = 64, 32  # one of so many tokens of a long sequence is compared, and no fewer
 # How a definition is compiled, which runs a few times: optimizing it would take longer than it saves.
 PLAINLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -45,30 +49,19 @@ def check(candidate: Candidate, mode: str, dtype: str, length: int) -> dict:
 
     Returns:
       the length; under each law the error with the result in which it is worst, and the definition's; what was allowed;
-      `passed`, and the reason if not. `expected` is not for the record: the result under the first law, as it is.
+      `passed`, and the reason if not.
     """
     backward = mode == "fwdbwd"
     length = min(length, candidate.checked_backward if backward else candidate.checked)
     both = with_gradients if backward else lambda function: function
     run = jax.jit(both(candidate.function))
     definition = jax.jit(both(candidate.definition), compiler_options=PLAINLY)
-    rounding = ON_THE_WAY * float(jnp.finfo(dtype).eps) + IN_SUMS * float(jnp.finfo(jnp.float32).eps)
     verdict = {"length": length, "laws": {}, "passed": True, "reason": None}
     for law in LAWS:
         inputs = arguments(candidate, law, length, mode, dtype)
-        found = run(*inputs)
-        verdict.setdefault("expected", jax.tree.leaves(found)[0])
-        with jax.enable_x64(True):
-            expected = definition(*jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), inputs))
-        (error, where), (naive, _) = worst(found, expected), worst(definition(*inputs), expected)
-        allowed = 2 * naive + rounding
-        verdict["laws"][law] = {"error": error, "where": where, "naive": naive, "allowed": allowed}
-        if not error <= allowed and verdict["passed"]:
-            verdict["passed"] = False
-            verdict["reason"] = (
-                f"under the law {law!r}, {length} tokens, {where} is off by {error:.2g} of its scale, where "
-                f"{allowed:.2g} is allowed"
-            )
+        errors = verdict["laws"][law] = compared(run(*inputs), definition, inputs, dtype)
+        if verdict["passed"]:
+            verdict |= judged(errors, f"under the law {law!r}, {length} tokens")
     return verdict
 
 
@@ -83,19 +76,50 @@ def worst(found, expected) -> tuple[float, str]:
     return max(errors)
 
 
-def begins_alike(out, verdict: dict) -> str | None:
-    """Whether a long result is finite and begins as the checked one; None, or what is wrong with it."""
-    out, n = np.asarray(out, np.float64), verdict["length"]
-    if not np.isfinite(out).all():
-        return f"of {out.shape[-2]} tokens, some results are not finite"
-    expected = np.asarray(verdict["expected"], np.float64)
-    off = np.abs(out[..., :n, :] - expected).max() / (np.abs(expected).max() or 1.0)
-    allowed = 2 * verdict["laws"]["normal"]["allowed"]
-    if off <= allowed:
-        return None
-    return (
-        f"of {out.shape[-2]} tokens, the first {n} are off by {off:.2g} of their scale, where {allowed:.2g} is allowed"
-    )
+def check_long(candidate: Candidate, program, mode: str, dtype: str, length: int, seed: int = 2) -> dict:
+    """The verdict on a compiled program at its whole length, by some of its tokens, under the first law.
+
+    Args:
+      candidate, mode, dtype, length: what was compiled, for arguments as `arguments` gives them.
+      program: what is to be timed.
+    Returns:
+      the tokens that were compared; the error, where it is worst, the definition's and what was allowed; `passed`, and
+      the reason if not.
+    """
+    edges = np.linspace(0, length, 1 + min(length, max(FEWEST, length // EVERY)), dtype=int)
+    rows = np.random.default_rng(seed).integers(edges[:-1], edges[1:], dtype=np.int32)
+    inputs, definition = arguments(candidate, LAWS[0], length, mode, dtype), candidate.definition_at(rows)
+    if mode == "fwd":
+        out = program(*inputs)
+        found = out[..., rows, :]
+    else:
+        *inputs, d_out = inputs
+        d_some, definition = d_out[..., rows, :], with_gradients(definition)
+        out, *gradients = program(*inputs, jnp.zeros_like(d_out).at[..., rows, :].set(d_some))
+        inputs, found = (*inputs, d_some), (out[..., rows, :], *gradients)
+    definition = jax.jit(definition, compiler_options=PLAINLY)
+    verdict = {"tokens": len(rows)} | compared(found, definition, inputs, dtype)
+    if not np.isfinite(np.asarray(out, np.float64)).all():
+        return verdict | {"passed": False, "reason": f"of {length} tokens, some results are not finite"}
+    return verdict | judged(verdict, f"at {len(rows)} of {length} tokens")
+
+
+def compared(found, definition, inputs, dtype) -> dict:
+    """The error of what was found, with where it is worst; the definition's, and what is therefore allowed."""
+    with jax.enable_x64(True):
+        expected = definition(*jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), inputs))
+    (error, where), (naive, _) = worst(found, expected), worst(definition(*inputs), expected)
+    rounding = ON_THE_WAY * float(jnp.finfo(dtype).eps) + IN_SUMS * float(jnp.finfo(jnp.float32).eps)
+    return {"error": error, "where": where, "naive": naive, "allowed": 2 * naive + rounding}
+
+
+def judged(errors: dict, where: str) -> dict:
+    """Whether they passed, and a sentence if not."""
+    error, allowed = errors["error"], errors["allowed"]
+    if error <= allowed:
+        return {"passed": True, "reason": None}
+    reason = f"{where}, {errors['where']} is off by {error:.2g} of its scale, where {allowed:.2g} is allowed"
+    return {"passed": False, "reason": reason}
 
 
 def _name(path, several):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.attention import cost
-from benchmarks.attention.candidates import CHECKED, Candidate, Spec
+from benchmarks.attention.candidates import CHECKED, Candidate, Spec, token_by_token
 from minilm import backends
 from minilm.backends import calls
 from minilm.flags import UsageError, nearest
@@ -20,10 +20,10 @@ from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal, Rule, SlidingWindow
 from minilm.layers.attention.pallas import Pallas
-from minilm.layers.linear_attention.decay import decay_chunked, decay_parallel
-from minilm.layers.linear_attention.delta import delta_chunked, delta_parallel
+from minilm.layers.linear_attention.decay import decay_chunked, decay_step
+from minilm.layers.linear_attention.delta import delta_chunked, delta_step
 from minilm.layers.linear_attention.feature_maps import elu_plus_one
-from minilm.layers.linear_attention.gated import gated_chunked, gated_parallel
+from minilm.layers.linear_attention.gated import gated_chunked, gated_step
 from minilm.layers.linear_attention.linear import linear_attention
 from minilm.shapes import Tokens
 
@@ -94,6 +94,7 @@ def softmax(name, backend, heads, width, window, attend=None, tiles=0, checked=C
         supports=supports,
         checked=checked,
         checked_backward=checked,
+        at=lambda rows: of_some_queries(Dense(rule), rows),
     )
 
 
@@ -109,6 +110,16 @@ def attending(attend):
     def function(q, k, v):
         where = Tokens.arange(k.shape[1])
         return attend(q, k, v, where, where)
+
+    return function
+
+
+def of_some_queries(attend, rows):
+    """The same of some queries alone, which see what they would see among all."""
+
+    def function(q, k, v):
+        some = Tokens(jnp.asarray(rows, jnp.int32), jnp.zeros(len(rows), jnp.int32))
+        return attend(q[:, :, rows], k, v, some, Tokens.arange(k.shape[1]))
 
     return function
 
@@ -171,7 +182,7 @@ def jax_splash(heads, width, window=0):
 # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def state(name, inputs, function, definition, heads, useful, **more) -> Candidate:
+def state(name, inputs, function, definition, heads, useful, at=None) -> Candidate:
     """A recurrence from an empty state; `inputs` makes its arguments of what `heads_first` draws."""
     return Candidate(
         name=name,
@@ -183,8 +194,19 @@ def state(name, inputs, function, definition, heads, useful, **more) -> Candidat
         definition=definition,
         useful=lambda length: heads * length * useful,
         turns=lambda length: None,
-        **more,
+        at=at,
     )
+
+
+def stepped(step):
+    """A step, from the empty state over all tokens."""
+
+    def function(q, k, v, *gates):
+        empty = jnp.zeros((q.shape[0], k.shape[2], v.shape[2]), jnp.promote_types(q.dtype, jnp.float32))
+        tokens = [jnp.moveaxis(x, 1, 0) for x in (q, k, v, *gates)]
+        return jnp.moveaxis(token_by_token(lambda state, token: step(state, *token), empty, tokens), 0, 1)
+
+    return function
 
 
 def from_nothing(chunked, chunk):
@@ -204,7 +226,7 @@ def ssd(heads, width, chunk=64):
     def inputs(drawn):
         return drawn(width) / width**0.5, drawn(width), drawn(width), -softplus(drawn()) / 8
 
-    return state("ssd", inputs, from_nothing(decay_chunked, chunk), decay_parallel, heads, 4 * width * width)
+    return state("ssd", inputs, from_nothing(decay_chunked, chunk), stepped(decay_step), heads, 4 * width * width)
 
 
 @core
@@ -218,12 +240,19 @@ def linear(heads, width, chunk=64):
         empty = jnp.zeros((heads, width, width + 1), jnp.promote_types(q.dtype, jnp.float32))
         return linear_attention(empty, q, k, v, chunk=chunk)[1]
 
-    def definition(q, k, v):
-        wide = jnp.promote_types(q.dtype, jnp.float32)
-        weights = jnp.tril(jnp.einsum("gtk,gsk->gts", q, k, preferred_element_type=wide))
-        return (weights / weights.sum(-1, keepdims=True) @ v.astype(wide)).astype(v.dtype)
+    def at(rows):
+        def some(q, k, v):
+            wide = jnp.promote_types(q.dtype, jnp.float32)
+            weights = jnp.einsum("gtk,gsk->gts", q[:, rows], k, preferred_element_type=wide)
+            weights = jnp.where(rows[:, None] >= np.arange(k.shape[1]), weights, 0)
+            return (weights / weights.sum(-1, keepdims=True) @ v.astype(wide)).astype(v.dtype)
 
-    return state("linear", inputs, function, definition, heads, 4 * width * (width + 1))
+        return some
+
+    def definition(q, k, v):
+        return at(np.arange(q.shape[1]))(q, k, v)
+
+    return state("linear", inputs, function, definition, heads, 4 * width * (width + 1), at)
 
 
 @core
@@ -235,7 +264,7 @@ def delta(heads, width, chunk=32):
         k, beta = k / np.linalg.norm(k, axis=-1, keepdims=True), 1 / (1 + np.exp(-drawn()))
         return drawn(width) / width**0.5, k, drawn(width), beta, -softplus(drawn()) / 8
 
-    return state("delta", inputs, from_nothing(delta_chunked, chunk), delta_parallel, heads, 6 * width * width)
+    return state("delta", inputs, from_nothing(delta_chunked, chunk), stepped(delta_step), heads, 6 * width * width)
 
 
 @core
@@ -245,9 +274,7 @@ def gated(heads, width, chunk=16):
     def inputs(drawn):
         return drawn(width) / width**0.5, drawn(width), drawn(width), -softplus(drawn(width)) / 16
 
-    function = from_nothing(gated_chunked, chunk)
-    # Its definition holds t² k numbers a head, so that a check is short.
-    return state("gated", inputs, function, gated_parallel, heads, 4 * width * width, checked=96, checked_backward=96)
+    return state("gated", inputs, from_nothing(gated_chunked, chunk), stepped(gated_step), heads, 4 * width * width)
 
 
 def softplus(x):

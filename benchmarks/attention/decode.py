@@ -2,7 +2,8 @@
 
 As many sequences stand side by side as have `--total` tokens together, so that short and long contexts hold as much in
 all, and each program does one step of every sequence: its state is overwritten, as in generation. `step` is checked
-against `apply` first, both ways round: the error is that of the steps, beside that of the whole sequence at once.
+against `apply` first, both ways round: the error is that of the steps, beside that of the whole sequence at once; and
+once more by the token whose time is taken, behind its whole context, or as much of it as `apply` has memory for.
 
     minilm bench attention decode                                          four mixers, 256 to 4,096 tokens
     minilm bench attention decode --variants mha,gqa:groups=2,mla --contexts 256..32k --total 64k
@@ -10,12 +11,17 @@ against `apply` first, both ways round: the error is that of the steps, beside t
 
 import time
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks.attention import check, cost, options, protocol, record, views
 from benchmarks.attention.candidates import Candidate, mixer
 from minilm.flags import UsageError
+from minilm.shapes import Tokens
 
 DEFAULT = ["mha", "gqa", "mla", "gated-delta-net"]
 PIECE = 128  # tokens that are read at once while a state is filled
+MOST = 4e9  # bytes, for all tokens at once
 
 
 def main(words: list[str]) -> int:
@@ -89,23 +95,19 @@ def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
 
 def _prepared(candidate, dtype, context, batch, verdicts):
     """One step of all sequences, ready to be timed; or a status with its reason."""
-    import jax
-    import jax.numpy as jnp
-
-    from minilm.shapes import Tokens
-
     if (candidate.name, dtype) not in verdicts:
         verdicts[candidate.name, dtype] = check.check(candidate, "fwd", dtype, candidate.checked)
-    verdict = dict(verdicts[candidate.name, dtype])
-    verdict.pop("expected")
+    verdict = verdicts[candidate.name, dtype]
     if not verdict["passed"]:
         return {"status": "wrong", "reason": verdict["reason"], "check": verdict}
     params, x = check.arguments(candidate, "normal", context, "fwd", dtype)
     state = filled(candidate, params, x, context)
-    last = Tokens(jnp.full(1, context - 1, jnp.int32), jnp.zeros(1, jnp.int32))
+    verdict = verdict | {"long": last_token(candidate, params, x, state, verdict["laws"]["normal"]["allowed"])}
+    if not verdict["long"]["passed"]:
+        return {"status": "wrong", "reason": verdict["long"]["reason"], "check": verdict}
 
     def step(params, states, x):
-        return jax.vmap(lambda state, x: candidate.mixer.step(params, state, x[None], last))(states, x)
+        return jax.vmap(lambda state, x: candidate.mixer.step(params, state, x[None], _at(context - 1)))(states, x)
 
     states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], batch, axis=0), state)
     inputs = params, states, jnp.repeat(x[-1:], batch, axis=0)
@@ -124,11 +126,6 @@ def _prepared(candidate, dtype, context, batch, verdicts):
 
 def filled(candidate: Candidate, params, x, context: int):
     """The state of one sequence behind all tokens of a context but its last, read in pieces."""
-    import jax
-    import jax.numpy as jnp
-
-    from minilm.shapes import Tokens
-
     slots = candidate.slots(context)
     piece = min(PIECE, slots)
     # A piece rolls through a window's cache, whose first token must still find the keys before it. What is held needs
@@ -148,6 +145,30 @@ def filled(candidate: Candidate, params, x, context: int):
     state = candidate.mixer.init_state(params, slots)
     state = over(state, start, pieces, piece) if pieces else state
     return jax.jit(over, static_argnums=(1, 2, 3))(state, start + pieces * piece, alone, 1) if alone else state
+
+
+def last_token(candidate: Candidate, params, x, state, allowed: float, most: float = MOST) -> dict:
+    """The verdict on the last token by a filled state, against `apply` to all tokens in the same precision.
+
+    Args:
+      candidate, params, x, state: a mixer, its parameters, all tokens, and what `filled` made of them.
+      allowed: the error that a result may have, which here both sides may.
+      most: bytes for `apply`; where it needs more, half the context is compared, or a half of that.
+    """
+    context = len(x)
+    apply = jax.jit(candidate.definition).lower(params, x).compile()
+    if cost.memory(apply)["total"] > most and context > 1:
+        half = x[: context // 2]
+        return last_token(candidate, params, half, filled(candidate, params, half, len(half)), allowed, most)
+    found = candidate.mixer.step(params, state, x[-1:], _at(context - 1))[1][0]
+    error = check.worst(found, apply(params, x)[-1])[0]
+    errors = {"context": context, "error": error, "where": "the last", "allowed": 2 * allowed}
+    return errors | check.judged(errors, f"of {context} tokens")
+
+
+def _at(position: int) -> Tokens:
+    """Where one token stands."""
+    return Tokens(jnp.full(1, position, jnp.int32), jnp.zeros(1, jnp.int32))
 
 
 def _figures(found, samples, batch, peak):

@@ -79,11 +79,11 @@ def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
                 found = _prepared(candidate, spec, length, verdicts, chosen.memory * 1e9)
             except Exception as error:  # whatever a candidate does, the others are still measured
                 found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
-            prepared[candidate.name] = (head, found)
-        runs = {name: found["run"] for name, (_, found) in prepared.items() if "run" in found}
+            prepared[candidate.kind, candidate.name] = (head, found)
+        runs = {key: found["run"] for key, (_, found) in prepared.items() if "run" in found}
         times = protocol.settled_times(runs, seconds=share, clock=clock)
-        for name, (head, found) in prepared.items():
-            rows.append(_row(head, found, times.get(name), peak))
+        for key, (head, found) in prepared.items():
+            rows.append(_row(head, found, times.get(key), peak))
             views.progress(rows[-1])
     return rows
 
@@ -97,30 +97,31 @@ def _prepared(candidate, spec, length, verdicts, most):
         return {"status": "unsupported", "reason": reason}
     for mode in ("fwd", spec.mode):  # gradients come after the result, which may be checked over more tokens
         checked = min(length, candidate.checked_backward if mode == "fwdbwd" else candidate.checked)
-        key = (candidate.name, mode, spec.dtype, checked)
+        key = (candidate.kind, candidate.name, mode, spec.dtype, checked)
         if key not in verdicts:
             verdicts[key] = check.check(candidate, mode, spec.dtype, checked)
         verdict = verdicts[key]
-        shown = {name: value for name, value in verdict.items() if name != "expected"}
         if not verdict["passed"]:
-            return {"status": "wrong", "reason": verdict["reason"], "check": shown}
+            return {"status": "wrong", "reason": verdict["reason"], "check": verdict}
     function = check.with_gradients(candidate.function) if spec.mode == "fwdbwd" else candidate.function
     inputs = check.arguments(candidate, "normal", length, spec.mode, spec.dtype)
     program, seconds = protocol.compiled(function, inputs)
     memory = cost.memory(program)
-    found = {"check": shown, "memory": memory, "flops": cost.flops(candidate, function, inputs, length, spec.mode)}
+    found = {"check": verdict, "memory": memory, "flops": cost.flops(candidate, function, inputs, length, spec.mode)}
     if memory["total"] > most:
         reason = f"the compiled program needs {memory['total'] / 1e9:.1f} GB, and --memory allows {most / 1e9:.1f}"
         return found | {"status": "oom", "reason": reason}
     try:
-        out = program(*inputs)
+        program(*inputs)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return found | {"status": "oom", "reason": str(error).splitlines()[0]}
-    wrong = check.begins_alike(jax.tree.leaves(out)[0], verdict)
-    if wrong:
-        return found | {"status": "wrong", "reason": wrong}
+    if length > checked:
+        long = check.check_long(candidate, program, spec.mode, spec.dtype, length)
+        found["check"] = verdict | {"long": long}
+        if not long["passed"]:
+            return found | {"status": "wrong", "reason": long["reason"]}
     return found | {"run": lambda: jax.block_until_ready(program(*inputs)), "compile": seconds}
 
 

@@ -8,7 +8,7 @@
 | `candidate`, `kind`, `backend` | the name with its options; core or mixer; who computes it |
 | `mode`, `sizes`, `dtype` | fwd, fwdbwd or decode; length or context, heads, width, ... |
 | `status`, `reason` | ok, or unsupported, oom, wrong, failed, and then why |
-| `check` | the error against float64 under each law, beside the naive form's |
+| `check` | the error against float64 under each law, beside the naive form's; `long`, of some tokens of a long run |
 | `time` | seconds: median, p20, p80; n samples, their spread; compile; which clock |
 | `flops`, `bytes`, `memory`, `roofline` | see `cost` |
 
@@ -26,7 +26,7 @@ from minilm.flags import UsageError
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "oom", "wrong", "failed")
-_NEEDED = ("schema", "benchmark", "environment", "candidate", "mode", "sizes", "dtype", "status")
+_NEEDED = ("schema", "benchmark", "environment", "candidate", "kind", "mode", "sizes", "dtype", "status")
 
 
 def environment(command: str) -> dict:
@@ -74,7 +74,7 @@ def row(benchmark: str, where: dict, candidate, *, mode: str, sizes: dict, dtype
 def identity(row: dict) -> tuple:
     """What two rows share that measure the same."""
     sizes = tuple(sorted(row["sizes"].items()))
-    return row["benchmark"], row["candidate"], row["mode"], sizes, row["dtype"]
+    return row["benchmark"], row["kind"], row["candidate"], row["mode"], sizes, row["dtype"]
 
 
 def extent(row: dict) -> int:

@@ -28,6 +28,7 @@ def asked(**changes):
         "dtype": ["float32"],
         "budget": 0.01,
         "memory": 8.0,
+        "clock": "CPU time",
         "command": "minilm bench attention ops",
     }
     return SimpleNamespace(**sizes | rest | changes)
@@ -36,7 +37,7 @@ def asked(**changes):
 @pytest.fixture
 def measured(monkeypatch):
     """Rows of candidates in a small measurement, on a machine whose peak is known."""
-    monkeypatch.setattr(cost, "peak", lambda: PEAK)
+    monkeypatch.setattr(cost, "peak", lambda clock: PEAK)
     return lambda *candidates, **changes: ops.measured(candidates, asked(**changes))
 
 
@@ -140,7 +141,7 @@ def test_what_does_not_settle_is_sampled_until_the_budget_is_spent(seconds, roun
         {"a": clock.run("a", itertools.cycle([1.0, 2.0, 5.0]))}, seconds=seconds, clock=clock
     )
     assert len(times["a"]) == rounds
-    assert not protocol.summary(times["a"], 0.0)["settled"]
+    assert not protocol.summary(times["a"], 0.0, "CPU time")["settled"]
 
 
 def test_a_sample_of_a_short_run_is_many_calls():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import measure
-from benchmarks.attention import quality, quality_cell, quality_sizes, quality_views
+from benchmarks.attention import __main__ as command
+from benchmarks.attention import quality, quality_cell, quality_plots, quality_sizes, quality_views
 from benchmarks.attention.quality_tasks import TASKS, beyond, setting
 from minilm.data.recall import MQAR, Induction, SelectiveCopy, spread
 from minilm.data.tokenizers import ByteTokenizer
@@ -36,7 +37,7 @@ def bench(tmp_path, monkeypatch):
     file = tmp_path / "deeper/quality.jsonl"
 
     def run(*arguments):
-        return quality.main([*arguments, "--out", str(file)]), quality.rows_of(file)
+        return command.main(["quality", *arguments, "--out", str(file)]), quality.rows_of(file)
 
     return run
 
@@ -226,7 +227,7 @@ def test_the_best_rate_is_the_best_on_average_over_seeds_and_a_rate_that_diverge
     assert ({cell["learning_rate"] for cell in record["seeds"]}, len(record["seeds"]), record["rates"]) == ({2}, 2, 3)
 
 
-def test_views_hold_every_variant_and_draw_what_there_is(tmp_path, capsys):
+def test_views_hold_every_variant_and_draw_what_there_is():
     rows = [row("mha", 1, seed, right) for seed, right in enumerate((0.5, 0.7))]
     rows += [row("nope", 1, 0, None, status="unsupported", reason="Not here.")]
     text = quality_views.table(rows)
@@ -234,12 +235,13 @@ def test_views_hold_every_variant_and_draw_what_there_is(tmp_path, capsys):
     assert "unsupported: Not here." in text
     assert "ranks nothing" in text
     assert "mha reaches 25% of the answers: 0.400 at best." in text
-    assert [path.name for path in quality_views.draw(rows, tmp_path, tmp_path / "none")] == ["accuracy_by_state.png"]
-    assert "bits per byte against decode time is not drawn" in capsys.readouterr().out
+    drawn = quality_plots.plots(rows, [])
+    assert list(drawn) == ["accuracy_by_state"]
+    (sentence,) = quality_plots.missing(rows, drawn, "none")
+    assert "bits per byte against decode time is not drawn" in sentence
 
 
-def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tmp_path):
-    file = tmp_path / "decode.jsonl"
+def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known():
     decoded = {
         "schema": 1,
         "benchmark": "decode",
@@ -251,10 +253,11 @@ def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known(tm
     }
     decoded |= {"environment": {}, "sizes": {"context": 4096}, "time": {"token": 0.0025}}
     other = decoded | {"sizes": {"context": 256}, "time": {"token": 0.009}}
-    file.write_text("".join(json.dumps(row) + "\n" for row in (decoded, other)))
-    assert quality_views.decode_times(file) == {"mha": 2.5}
+    assert quality_plots.decode_times([decoded, other]) == {"mha": 2.5}
     rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None, within_reach=None)]
-    assert [path.name for path in quality_views.draw(rows, tmp_path, file)] == ["bits_by_decode_time.png"]
+    drawn = quality_plots.plots(rows, [decoded, other])
+    assert list(drawn) == ["bits_by_decode_time"]
+    assert drawn["bits_by_decode_time"].startswith(b"\x89PNG")
 
 
 def test_the_commands_that_are_told_ask_for_the_rows_again():

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.attention import __main__ as command
 from benchmarks.attention import bars, cores, cost, options, plots, protocol, record, views
 from benchmarks.attention.candidates import LAWS
+from benchmarks.attention.quality_tasks import TASKS
 from minilm.flags import UsageError
 from minilm.variants import VARIANTS, heads_of
 
@@ -28,7 +29,7 @@ def row(name, length, seconds, *, mode="fwd", status="ok", benchmark="ops", kind
         return record.row(
             benchmark, where, made, mode=mode, sizes=sizes, dtype="float32", status=status, reason="it is so"
         )
-    time = protocol.summary([seconds], 0.1) | ({"token": seconds / 2} if benchmark == "decode" else {})
+    time = protocol.summary([seconds], 0.1, "CPU time") | ({"token": seconds / 2} if benchmark == "decode" else {})
     return record.row(
         benchmark,
         where,
@@ -60,6 +61,43 @@ def test_what_is_written_is_read_again(tmp_path):
     assert all(row["schema"] == record.SCHEMA and row["environment"]["threads"] for row in ROWS)
 
 
+def test_a_line_that_was_not_written_to_its_end_is_left_aside(tmp_path, capsys):
+    (tmp_path / "torn.jsonl").write_text(
+        json.dumps(ROWS[0]) + '\n{"schema": 1, "benchmark": "op\n' + json.dumps(ROWS[1])
+    )
+    assert record.read(tmp_path / "torn.jsonl") == ROWS[:2]
+    assert "Line 2 of " in capsys.readouterr().err
+
+
+def cell(variant, task, **found):
+    """A made-up cell of quality."""
+    return {
+        "schema": 1, "mode": "quality", "environment": {}, "task": task, "sizes": TASKS[task].sizes, "match": None,
+        "variant": variant, "options": {}, "seed": 0, "learning_rate": 0.01, "steps": 9, "status": "ok", "transfer": {},
+        "steps_to_99": None, "within_reach": None, "matched": None, "convolution": "none", "parameters": 5,
+        "state_bytes": 7, "cpu_seconds_a_step": 0.5, "accuracy": None, "bits_per_byte": None, "chance": None,
+    } | found  # fmt: skip
+
+
+def test_what_was_recalled_is_in_every_view_and_the_headline_plots_beside_it(tmp_path, monkeypatch):
+    chance = {"token": 0.1, "value": 0.2}
+    cells = [cell("retnet", "mqar", accuracy=0.75, chance=chance), cell("mla", "lm", bits_per_byte=1.875)]
+    token = row("mla", 4096, 1e-3, mode="decode", benchmark="decode", kind="mixer")
+    record.write(tmp_path / "rows.jsonl", [token, *cells])
+    for form, count in (("table", 0), ("csv", 0), ("markdown", 0), ("html", 4)):
+        out = tmp_path / f"page.{form}"
+        words = ["report", tmp_path / "rows.jsonl", "--format", form, "--out", out, "--plots", tmp_path / "plots"]
+        assert bench(monkeypatch, *words) == 0
+        shown = out.read_text()
+        assert all(text in shown for text in ("retnet", "0.75", "1.875", "mqar")), form
+        assert shown.count("data:image/png;base64,") == count
+    names = {path.stem.removeprefix("attention_") for path in (tmp_path / "plots").iterdir()}
+    assert names == {"decode_time", "decode_held", "accuracy_by_state", "bits_by_decode_time"}
+    assert "<table>" in shown
+    assert "<strong>mqar" in shown
+    assert "| ---" not in shown
+
+
 def test_every_view_holds_every_row_and_the_page_how_to_make_it(tmp_path, monkeypatch):
     file = tmp_path / "rows.jsonl"
     record.write(file, ROWS)
@@ -85,7 +123,7 @@ def test_every_view_holds_every_row_and_the_page_how_to_make_it(tmp_path, monkey
 
 def test_a_loaded_machine_and_a_restless_time_are_said_beside_the_row():
     assert "loaded machine" in views.table(ROWS[:1])
-    restless = ROWS[0] | {"time": protocol.summary([1.0, 2.0, 4.0], 0.1)}
+    restless = ROWS[0] | {"time": protocol.summary([1.0, 2.0, 4.0], 0.1, "CPU time")}
     assert "not settled: ±50% of 3 samples" in views.note(restless)
 
 
@@ -141,7 +179,7 @@ def test_a_comparison_fails_where_the_second_is_slower_or_lost(tmp_path, monkeyp
 
 
 def bench(monkeypatch, *arguments):
-    monkeypatch.setattr(command, "_prepare", lambda: None)  # the tests' own process keeps its cores
+    monkeypatch.setattr(command, "_prepare", lambda pinned: None)  # the tests' own process keeps its cores
     return command.main([str(argument) for argument in arguments])
 
 
@@ -155,7 +193,7 @@ def test_all_that_there_is_is_listed_with_what_it_can_be_told(monkeypatch, capsy
 
 def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
     out = tmp_path / "mine.jsonl"
-    monkeypatch.setattr(cost, "peak", lambda: PEAK)
+    monkeypatch.setattr(cost, "peak", lambda clock: PEAK)
     sizes = ["--heads", "2", "--width", "8", "--budget", "0.01s"]
     assert bench(monkeypatch, "ops", "--cores", "dense", "--lengths", "8..16", *sizes, "--out", out) == 0
     assert "dense, fwd, float32: time like T^" in capsys.readouterr().out
@@ -170,6 +208,17 @@ def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
 
 MINE = """
 from minilm.variants.softmax import mqa
+
+@pytest.mark.parametrize(("flag", "clock"), [([], "CPU time"), (["--accelerator"], "wall-clock time")])
+def test_one_core_is_held_to_unless_an_accelerator_is_asked_for(flag, clock, monkeypatch, tmp_path):
+    pinned, out = [], tmp_path / "mine.jsonl"
+    monkeypatch.setattr(command.measure, "pin", lambda: pinned.append(True))
+    monkeypatch.setattr("minilm.allocator.tune", lambda: None)
+    monkeypatch.setattr(cost, "peak", lambda clock: PEAK)
+    words = ["ops", "--cores", "dense", "--lengths", "8", "--heads", "2", "--width", "8", "--budget", "0.01"]
+    assert command.main([*words, "--out", str(out), *flag]) == 0
+    assert (pinned, record.read(out)[0]["time"]["clock"]) == ([True] * (not flag), clock)
+
 
 def attention(d, heads):
     "Attention of one's own."
@@ -211,7 +260,22 @@ def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
         (["decode", "--variants", "mah"], "There is no attention variant 'mah'"),
         (["report", "none.jsonl"], "none.jsonl cannot be read: No such file"),
         (["report", "empty.jsonl"], "empty.jsonl holds no measurement"),
-        (["report", "torn.jsonl"], "Line 2 of torn.jsonl is no JSON: "),
+        (["report", "words.jsonl"], "Line 1 of words.jsonl is no JSON: "),
+        (["report", "cell.jsonl"], "Line 1 of cell.jsonl is no measurement: it lacks schema, environment, task"),
+        (["ops", "--variants", "gqa:groups=0"], "The option groups is 0, and must be at least 1"),
+        (["ops", "--variants", "window:width=0"], "The option width is 0, and must be at least 1"),
+        (["ops", "--variants", "mha:convolution=-1"], "A convolution is at least 1 wide and begins random"),
+        (
+            ["ops", "--variants", "broken:it"],
+            "broken:it was taken for a variant outside of minilm, and could not be had",
+        ),
+        (["ops", "--cores", "ssd:chunk=0"], "The option chunk of the core ssd is 0, and must be at least 1"),
+        (["ops", "--lengths", "4k..512"], "'4k..512' runs backwards: give the shorter length first"),
+        (["quality", "--core", "999"], "--core: '999' is no core that may be used: "),
+        (["quality", "--preset", "smok"], "--preset: there is no preset 'smok' (did you mean smoke?)"),
+        (["quality", "--seeds", "one"], "--seeds: invalid int value: 'one'"),
+        (["quality", "--tasks", "copy"], "There is no task 'copy'"),
+        (["quality", "--match", "state", "--like", "gpa"], "There is no attention variant 'gpa', did you mean"),
         (["report", "list.jsonl"], "Line 1 of list.jsonl is no measurement: it lacks schema, benchmark"),
         (["report", "old.jsonl"], "Line 1 of old.jsonl has schema 0, and this program reads 1"),
         (["report", "old.jsonl", "--format", "pdf"], "--format: there is no format 'pdf'; there are table, csv"),
@@ -221,7 +285,9 @@ def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
 )
 def test_what_cannot_be_understood_is_answered_in_a_sentence(arguments, sentence, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    texts = {"empty": "\n", "torn": json.dumps(ROWS[0]) + '\n{"schema": 1', "list": "[]"}
+    monkeypatch.setattr("minilm.allocator.tune", lambda: None)
+    texts = {"empty": "\n", "words": "measured\n", "list": "[]", "cell": '{"mode": "quality"}'}
+    (tmp_path / "broken.py").write_text("it = 1 / 0")
     for name, text in (texts | {"old": json.dumps(ROWS[0] | {"schema": 0})}).items():
         (tmp_path / f"{name}.jsonl").write_text(text)
     assert bench(monkeypatch, *arguments) == 2
@@ -235,7 +301,7 @@ def test_help_shows_what_there_is(monkeypatch, capsys):
     assert bench(monkeypatch) == 2
     shown = capsys.readouterr().out
     assert all(name in shown for name in command.COMMANDS)
-    for name in ("ops", "decode", "list", "report", "compare"):
+    for name in command.COMMANDS:
         with pytest.raises(SystemExit):
             bench(monkeypatch, name, "--help")
         assert f"usage: minilm bench attention {name}" in capsys.readouterr().out

@@ -17,6 +17,7 @@ import importlib
 import sys
 
 import benchmarks.measure as measure
+from benchmarks.attention import options
 from minilm.flags import UsageError, nearest
 
 COMMANDS = {  # each a module here, with a main
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UsageError(f"There is no command {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
         if name != "quality":  # which chooses its core, or a device, by flags of its own
-            _prepare()
+            _prepare(pinned=options.ACCELERATOR not in rest)
         return importlib.import_module(f"benchmarks.attention.{name}").main(rest)
     except (UsageError, OSError) as error:
         print(f"minilm bench attention: {error}", file=sys.stderr)
@@ -50,11 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _prepare():
+def _prepare(pinned):
     """What must be settled before JAX loads: one thread, the allocator that minilm itself uses, the current folder."""
     from minilm import allocator
 
-    measure.pin()
+    if pinned:
+        measure.pin()
     allocator.tune()
     if "" not in sys.path:
         sys.path.append("")  # where variants of one's own are

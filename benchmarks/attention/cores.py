@@ -58,6 +58,8 @@ def make(text: str, heads: int, width: int) -> Candidate:
             given = f"give name=number, of {', '.join(known)}" if known else "it takes none"
             raise UsageError(f"The core {name} has no option {part!r}: {given}.")
         options[key] = int(value)
+        if options[key] < 1 <= known[key]:
+            raise UsageError(f"The option {key} of the core {name} is {value}, and must be at least 1.")
     made = CORES[name](heads, width, **options)
     return made if text == name else Candidate(**{**vars(made), "name": text})
 

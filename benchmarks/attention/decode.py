@@ -9,8 +9,6 @@ once more by the token whose time is taken, behind its whole context, or as much
     minilm bench attention decode --variants mha,gqa:groups=2,mla --contexts 256..32k --total 64k
 """
 
-import time
-
 import jax
 import jax.numpy as jnp
 
@@ -34,8 +32,9 @@ def main(words: list[str]) -> int:
     add("--heads", type=options.positive, default=4, help="query heads (default: 4)")
     add("--width", type=options.positive, default=256, help="of the model (default: 256)")
     add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
-    add("--budget", type=options.seconds, default=60.0, help="CPU seconds for all timing (default: 60)")
+    add("--budget", type=options.seconds, default=60.0, help="seconds for all timing (default: 60)")
     add("--out", metavar="FILE", help="write the measurements there, a JSON line each")
+    options.add_device(parser)
     return run(parser.parse_args(words))
 
 
@@ -70,9 +69,9 @@ def stepping(candidate: Candidate) -> Candidate:
     return Candidate(**{**vars(candidate), "function": candidate.definition, "definition": candidate.function})
 
 
-def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
+def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, context and dtype. Candidates of one context are timed in turn."""
-    peak, rows, verdicts = cost.peak(), [], {}
+    peak, rows, verdicts = cost.peak(protocol.CLOCKS[chosen.clock]), [], {}
     share = chosen.budget / (len(chosen.dtype) * len(chosen.contexts))
     for dtype in chosen.dtype:
         for context in chosen.contexts:
@@ -85,9 +84,9 @@ def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
                     found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
                 prepared[candidate.name] = candidate, found
             runs = {name: found["run"] for name, (_, found) in prepared.items() if "run" in found}
-            times = protocol.settled_times(runs, seconds=share, clock=clock)
+            times = protocol.settled_times(runs, seconds=share, clock=protocol.CLOCKS[chosen.clock])
             for name, (candidate, found) in prepared.items():
-                figures = _figures(found, times.get(name), batch, peak)
+                figures = _figures(found, times.get(name), chosen.clock, batch, peak)
                 rows.append(record.row("decode", where, candidate, mode="decode", sizes=sizes, dtype=dtype, **figures))
                 views.progress(rows[-1])
     return rows
@@ -171,11 +170,11 @@ def _at(position: int) -> Tokens:
     return Tokens(jnp.full(1, position, jnp.int32), jnp.zeros(1, jnp.int32))
 
 
-def _figures(found, samples, batch, peak):
+def _figures(found, samples, clock, batch, peak):
     figures = {name: value for name, value in found.items() if name not in ("run", "compile")}
     if not samples:
         return figures
-    time = protocol.summary(samples, found["compile"])
+    time = protocol.summary(samples, found["compile"], clock)
     read = batch * found["bytes"]["read"]
     figures["time"] = time | {"token": time["median"] / batch}
     figures["bytes"] = found["bytes"] | {"rate": read / time["median"]}

@@ -8,8 +8,6 @@ projections, as a block of a model of that width takes it. `list` names all of b
     minilm bench attention ops --variants mha,gated-delta-net --width 256 --heads 4 --modes fwd,fwdbwd
 """
 
-import time
-
 from benchmarks.attention import check, cores, cost, options, protocol, record, views
 from benchmarks.attention.candidates import Candidate, Spec, mixer
 from minilm.flags import UsageError
@@ -28,9 +26,10 @@ def main(words: list[str]) -> int:
     add("--heads", type=options.positive, default=8, help="query heads (default: 8)")
     add("--width", type=options.positive, default=512, help="of all heads together (default: 512)")
     add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
-    add("--budget", type=options.seconds, default=60.0, help="CPU seconds for all timing (default: 60)")
+    add("--budget", type=options.seconds, default=60.0, help="seconds for all timing (default: 60)")
     add("--memory", type=options.gigabytes, default=8.0, help="gigabytes beyond which nothing is run (default: 8)")
     add("--out", metavar="FILE", help="write the measurements there, a JSON line each")
+    options.add_device(parser)
     return run(parser.parse_args(words))
 
 
@@ -61,11 +60,11 @@ def chosen_candidates(chosen) -> list[Candidate]:
     return made
 
 
-def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
+def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, length, mode and dtype; rows that differ in the candidate alone are timed in turn."""
     import jax
 
-    platform, peak, rows, verdicts = jax.default_backend(), cost.peak(), [], {}
+    platform, peak, rows, verdicts = jax.default_backend(), cost.peak(protocol.CLOCKS[chosen.clock]), [], {}
     groups = [(t, mode, dtype) for dtype in chosen.dtype for mode in chosen.modes for t in chosen.lengths]
     share = chosen.budget / len(groups)
     for length, mode, dtype in groups:
@@ -81,9 +80,9 @@ def measured(candidates, chosen, clock=time.process_time) -> list[dict]:
                 found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
             prepared[candidate.kind, candidate.name] = (head, found)
         runs = {key: found["run"] for key, (_, found) in prepared.items() if "run" in found}
-        times = protocol.settled_times(runs, seconds=share, clock=clock)
+        times = protocol.settled_times(runs, seconds=share, clock=protocol.CLOCKS[chosen.clock])
         for key, (head, found) in prepared.items():
-            rows.append(_row(head, found, times.get(key), peak))
+            rows.append(_row(head, found, times.get(key), chosen.clock, peak))
             views.progress(rows[-1])
     return rows
 
@@ -125,11 +124,11 @@ def _prepared(candidate, spec, length, verdicts, most):
     return found | {"run": lambda: jax.block_until_ready(program(*inputs)), "compile": seconds}
 
 
-def _row(head, found, samples, peak):
+def _row(head, found, samples, clock, peak):
     where, candidate, spec, sizes = head
     figures = {name: value for name, value in found.items() if name not in ("run", "compile")}
     if samples:
-        figures["time"] = protocol.summary(samples, found["compile"])
+        figures["time"] = protocol.summary(samples, found["compile"], clock)
         moved = found["memory"]["arguments"] + found["memory"]["results"]
         flops = found["flops"]
         work = flops["executed"] if candidate.kind == "mixer" else flops["useful"]

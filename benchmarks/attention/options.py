@@ -10,6 +10,7 @@ from minilm.flags import UsageError, nearest
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 MODES = ("fwd", "fwdbwd")
 LONGEST = 2**20
+ACCELERATOR = "--accelerator"
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +45,18 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message.rstrip('.')}. ({self.prog} --help shows what it takes.)")
 
 
+def add_device(parser: Parser) -> None:
+    """The option that chooses the device, and with it the clock by which times are taken."""
+    parser.add_argument(
+        ACCELERATOR,
+        dest="clock",
+        action="store_const",
+        const="wall-clock time",
+        default="CPU time",
+        help="use the device that JAX finds, by the clock on the wall, not one CPU core in CPU time",
+    )
+
+
 def lengths(text: str) -> list[int]:
     """`512,1k,2k`, or `256..32k` for every doubling between.
 
@@ -54,6 +67,8 @@ def lengths(text: str) -> list[int]:
     for part in text.split(","):
         first, dots, last = part.partition("..")
         found.append(_length(first))
+        if dots and _length(last) < found[-1]:
+            raise argparse.ArgumentTypeError(f"{part!r} runs backwards: give the shorter length first")
         while dots and 2 * found[-1] <= _length(last):
             found.append(2 * found[-1])
     return sorted(set(found))

@@ -1,10 +1,9 @@
 """The whole report on one page, with how to reproduce it: Markdown, or HTML with its pictures inside."""
 
 import base64
-import html
 import inspect
-import os
-from pathlib import Path
+
+from markdown_it import MarkdownIt
 
 from benchmarks.attention import bars, cost, quality_views, views
 
@@ -23,34 +22,29 @@ PICTURES = {
     "memory": "Memory against the length",
     "decode_time": "Time of a token against its context",
     "decode_held": "What a sequence holds against its context",
+    "accuracy_by_state": "Accuracy against the bytes of the state",
+    "bits_by_decode_time": "Bits per byte against the time of a decoded token",
 }
 
 
-def markdown(rows: list[dict], quality: list[dict], pictures: dict[str, Path], made_by: str, out: str | None) -> str:
-    """The page as Markdown, its pictures by their path from there; `made_by` is the command that writes it."""
-    folder = Path(out).resolve().parent if out else Path.cwd()
+def markdown(rows: list[dict], quality: list[dict], pictures: dict[str, str], made_by: str) -> str:
+    """The page as Markdown; `pictures` are told by where they are found, `made_by` is the command that writes it."""
     parts = ["# Attention, measured", f"This page is written by `{made_by}`.", *([_where(rows)] if rows else [])]
     for title, lines in _sections(rows, quality):
         parts += [f"## {title}", *lines]
     if pictures:
         parts.append("## Pictures")
-    parts += [f"![{PICTURES[name]}]({os.path.relpath(path, folder)})" for name, path in pictures.items()]
+    parts += [f"![{PICTURES[name]}]({place})" for name, place in pictures.items()]
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(rows: list[dict], quality: list[dict], pictures: dict[str, bytes]) -> str:
-    """The page as one HTML file that needs no other."""
-    body = ["<h1>Attention, measured</h1>", f"<p>{html.escape(_where(rows)) if rows else ''}</p>"]
-    for name, picture in pictures.items():
-        inside = base64.b64encode(picture).decode()
-        body.append(f"<h2>{PICTURES[name]}</h2><img alt='{PICTURES[name]}' src='data:image/png;base64,{inside}'>")
-    for title, lines in _sections(rows, quality):
-        body.append(f"<h2>{html.escape(title)}</h2>")
-        body += [_table(line) if line.startswith("| ") else f"<pre>{html.escape(line)}</pre>" for line in lines]
+def as_html(rows: list[dict], quality: list[dict], pictures: dict[str, bytes], made_by: str) -> str:
+    """The same page as one HTML file that needs no other."""
+    inside = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in pictures.items()}
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown(rows, quality, inside, made_by))
     style = "body{font:15px sans-serif;max-width:80em;margin:2em auto}table{border-collapse:collapse;font-size:13px}"
-    style += "td,th{border:1px solid #ccc;padding:2px 7px;text-align:left}img{max-width:100%}"
-    head = f"<!doctype html><meta charset='utf-8'><title>Attention, measured</title><style>{style}</style>"
-    return "\n".join([head, *body]) + "\n"
+    style += "td,th{border:1px solid #ccc;padding:2px 7px;text-align:left}img{max-width:100%}pre{overflow:auto}"
+    return f"<!doctype html><meta charset='utf-8'><title>Attention, measured</title><style>{style}</style>\n{body}"
 
 
 def _where(rows):
@@ -59,7 +53,8 @@ def _where(rows):
     places = dict.fromkeys(f"{e['cpu'].strip()}, {e['device']}, {more}, {e['date']}" for e, more in machines)
     revisions = dict.fromkeys(str(e["git"]) for e in found)
     loads = [e["load"] for e in found if e.get("loaded")]
-    text = "Measured in CPU time on " + "; ".join(places) + f"; minilm at {', '.join(revisions)}."
+    clocks = dict.fromkeys(row["time"]["clock"] for row in rows if "time" in row)
+    text = f"Measured in {' and '.join(clocks)} on " + "; ".join(places) + f"; minilm at {', '.join(revisions)}."
     if loads:
         text += (
             f" The machine was shared: in {len(loads)} of {len(rows)} rows its load was beyond its number of cores, up "
@@ -87,10 +82,3 @@ def _sections(rows, quality):
         yield "Quality: what is recalled", quality_views.table(quality).split("\n\n")
     columns = [f"* **{name}**: {about}" for name, about in views.COLUMNS.items() if about]
     yield "What the figures mean", ["\n".join(columns), inspect.getdoc(cost).split("\n\n", 1)[1]]
-
-
-def _table(text):
-    lines = [[html.escape(cell.strip()) for cell in line.strip("| ").split(" | ")] for line in text.splitlines()]
-    head, _, *body = lines
-    cells = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in body]
-    return "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>" + "\n".join(cells) + "</table>"

@@ -1,7 +1,9 @@
 """How a time is taken: compiled ahead, candidates in turn, until the spread is small or the budget spent.
 
 Taken in turn (A B C A B C ...) a drift of the machine hits all alike. A sample is at least a few milliseconds of calls,
-so that the clock's own steps do not count. CPU time, of one pinned thread, is what others on the machine disturb least.
+so that the clock's own steps do not count. CPU time, of one pinned thread, is what others on the machine disturb least;
+of an accelerator there is only the time on the wall, between a call and its finished result, with caches as warm as
+turns leave them.
 """
 
 import statistics
@@ -12,6 +14,7 @@ import jax
 
 SPREAD = 0.02  # of the median: the median distance to it at which a time is taken for settled
 FEWEST, MOST = 3, 60  # samples
+CLOCKS = {"CPU time": time.process_time, "wall-clock time": time.perf_counter}
 SAMPLE = 0.005  # seconds
 
 
@@ -72,7 +75,7 @@ def spread(samples: list[float]) -> float:
     return statistics.median(abs(x - middle) for x in samples) / middle
 
 
-def summary(samples: list[float], compile_seconds: float, clock: str = "CPU time") -> dict:
+def summary(samples: list[float], compile_seconds: float, clock: str) -> dict:
     """What a record says of them."""
     ordered = sorted(samples)
     return {

@@ -12,14 +12,18 @@ who recall nothing stand beside every result, and so does the short convolution,
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import benchmarks.measure as measure
+from benchmarks.attention import options, record
+from minilm.flags import UsageError
 
 SCHEMA = 1
-FILE, DECODED = (measure.RESULTS / f"attention_{name}.jsonl" for name in ("quality", "decode"))
+FILE = Path("attention_quality.jsonl")
+DECODED = measure.RESULTS / "attention_decode.jsonl"
 CONVOLVED = ("nope", "mha", "window:width=16", "linear", "based", "retnet", "gla", "rwkv6")  # the others have their own
 OWN = ("mamba2", "delta-net", "gated-delta-net")
 SOFTMAX = ("mqa", "gqa", "mla", "alibi", "sigmoid", "differential", "forgetting", "gated")
@@ -82,10 +86,8 @@ PRESETS = {
 
 def parser() -> argparse.ArgumentParser:
     """The flags; what is not given is the preset's."""
-    flags = argparse.ArgumentParser(
-        prog="minilm bench attention quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--preset", choices=PRESETS, default="smoke")
+    flags = options.Parser("quality", __doc__)
+    flags.add_argument("--preset", type=options.one_of(PRESETS, "preset"), default="smoke", help=", ".join(PRESETS))
     flags.add_argument("--tasks", nargs="+", help="mqar, selective-copy, induction, lm; sizes behind a colon")
     flags.add_argument("--variants", nargs="+", help="rows of minilm.variants, or module:function; options likewise")
     flags.add_argument("--seeds", nargs="+", type=int)
@@ -95,23 +97,35 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--early-stop", action=argparse.BooleanOptionalAction, help="stop at 99%%")
     flags.add_argument("--match", choices=("params", "state"), help="make parameters, or state bytes, agree")
     flags.add_argument("--like", default="mha", help="the variant whose size is matched")
-    flags.add_argument("--out", type=Path, default=FILE, help="the file of results, continued where it ends")
+    flags.add_argument(
+        "--out", type=Path, default=FILE, help=f"the file of results, continued where it ends (default: {FILE})"
+    )
     flags.add_argument("--plan", action="store_true", help="list the cells, and run none")
     flags.add_argument("--views", nargs="?", const="", metavar="FOLDER", help="table of the file; plots into a folder")
     flags.add_argument("--decoded", type=Path, default=DECODED, help="rows of decode --out, for the second plot")
-    flags.add_argument("--core", type=int, help="the core to hold everything to (default: the first it may use)")
-    flags.add_argument("--accelerator", action="store_true", help="use the device that JAX finds, not one CPU core")
+    flags.add_argument("--core", type=core, help="the core to hold everything to (default: the first it may use)")
+    flags.add_argument(options.ACCELERATOR, action="store_true", help="use the device that JAX finds, not one CPU core")
     return flags
+
+
+def core(text: str) -> int:
+    """The number of a core that this process may use."""
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if not text.isdecimal() or int(text) not in usable:
+        raise argparse.ArgumentTypeError(f"{text!r} is no core that may be used: {', '.join(map(str, usable))}")
+    return int(text)
 
 
 def cells(arguments) -> list:
     """The cells that are asked for, in the order in which they run: whole tables before second seeds."""
     from benchmarks.attention.quality_cell import Cell
     from benchmarks.attention.quality_tasks import setting
+    from minilm import variants
 
     preset, given = PRESETS[arguments.preset], vars(arguments)
     wanted = {field.name: given[field.name] for field in fields(preset) if given[field.name] is not None}
     preset = replace(preset, **wanted)
+    variants.table.read(arguments.like)  # which refuses what it does not know
     steps = {} if arguments.steps is None else {"steps": arguments.steps}
     return [
         Cell(
@@ -131,14 +145,8 @@ def cells(arguments) -> list:
 
 
 def rows_of(path: Path) -> list[dict]:
-    """The file's rows; none where there is no file, and without a last line that was cut off."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    """The file's rows; none where there is no file."""
+    return record.all_of(path) if path.exists() else []
 
 
 def append(row: dict, path: Path) -> None:
@@ -149,15 +157,16 @@ def append(row: dict, path: Path) -> None:
         file.write(("\n" if there and not there.endswith("\n") else "") + json.dumps(row) + "\n")
 
 
-def measured(cell) -> dict:
+def measured(cell, command: str) -> dict:
     """A cell's row. What a variant refuses, it refuses with a reason, which is a result too."""
     from benchmarks.attention.quality_cell import run
 
+    where = record.environment(command)
     try:
         results = run(cell)
     except ValueError as refusal:
         results = {"status": "unsupported", "reason": str(refusal)}
-    return {"schema": SCHEMA, "mode": "quality"} | cell.identity | results | {"environment": measure.environment()}
+    return {"schema": SCHEMA, "mode": "quality"} | cell.identity | results | {"environment": where}
 
 
 def main(arguments: list[str]) -> int:
@@ -165,31 +174,40 @@ def main(arguments: list[str]) -> int:
     flags = parser().parse_args(arguments)
     if not flags.accelerator:
         measure.pin(flags.core)
-    from benchmarks.attention import quality_views
+    from benchmarks.attention import quality_plots, quality_views
     from minilm.allocator import tune
 
     tune()
     try:
         wanted = [] if flags.views is not None else cells(flags)
     except ValueError as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
+        raise UsageError(str(refusal)) from None
+    there = [row for row in rows_of(flags.out) if row["schema"] == SCHEMA]
     for cell in wanted:
         identity = json.loads(json.dumps(cell.identity))
-        if any(identity.items() <= row.items() for row in rows_of(flags.out) if row.get("schema") == SCHEMA):
+        if any(identity.items() <= row.items() for row in there):
             continue
         if flags.plan:
             print(json.dumps(identity))
             continue
-        row = measured(cell)
+        row = measured(cell, flags.command)
         append(row, flags.out)
         print(quality_views.line(row), flush=True)
+    rows = rows_of(flags.out)
     if not flags.plan:
-        print(quality_views.table(rows_of(flags.out)))
+        print(quality_views.table(rows))
     if flags.views:
-        quality_views.draw(rows_of(flags.out), Path(flags.views), flags.decoded)
+        decoded = rows_of(flags.decoded)
+        drawn = quality_plots.plots(rows, decoded)
+        for name, picture in drawn.items():
+            Path(flags.views).mkdir(parents=True, exist_ok=True)
+            Path(flags.views, f"{name}.png").write_bytes(picture)
+        for sentence in quality_plots.missing(rows, drawn, str(flags.decoded)):
+            print(sentence)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from benchmarks.attention.__main__ import main as command
+
+    sys.exit(command(["quality", *sys.argv[1:]]))

@@ -1,19 +1,15 @@
-"""Views of the quality benchmark's rows: the line of a cell, the table, and the two headline plots."""
+"""Views of the quality benchmark's rows: the line of a cell, the table, and the commands that measure them anew."""
 
 import json
 import statistics
 from collections import defaultdict
-from pathlib import Path
-
-from benchmarks.attention.record import read
 
 FEW = 3  # seeds, and learning rates, below which nothing is ranked
-DECODED_AT = 4096  # the context at which the language models' plot reads the time of a token
 
 
 def line(row: dict) -> str:
     """One cell, as it is printed when it is done."""
-    name = f"{row['task']} {_sizes(row)} {row['variant']} seed {row['seed']} rate {row['learning_rate']:g}"
+    name = f"{row['task']} {sizes(row)} {row['variant']} seed {row['seed']} rate {row['learning_rate']:g}"
     if row["status"] != "ok":
         return f"{name}: {row['status']}. {row['reason']}"
     reached = f", 99% at {row['steps_to_99']}" if row["steps_to_99"] else ""
@@ -54,7 +50,7 @@ def table(rows: list[dict]) -> str:
     tasks = defaultdict(list)
     for record in best(rows):
         row = record["row"]
-        tasks[f"{row['task']}, {_sizes(row)}, {row['steps']} steps{_match(row)}"].append(record)
+        tasks[f"{row['task']}, {sizes(row)}, {row['steps']} steps{match(row)}"].append(record)
     return "\n\n".join(_task(title, records) for title, records in tasks.items())
 
 
@@ -125,90 +121,15 @@ def commands(rows: list[dict]) -> list[str]:
     return found
 
 
-def draw(rows: list[dict], folder: Path, decoded: Path) -> list[Path]:
-    """Both headline plots into the folder, or a sentence on why there is none; `decoded` holds times of decoding."""
-    folder.mkdir(parents=True, exist_ok=True)
-    records, drawn = [record for record in best(rows) if record["seeds"]], []
-    recalled = [record for record in records if record["row"]["accuracy"] is not None]
-    texts = [record for record in records if record["row"]["accuracy"] is None]
-    if recalled:
-        drawn.append(_draw_recall(recalled, folder / "accuracy_by_state.png"))
-    else:
-        print("There is no task of recall in this file: accuracy against state bytes is not drawn.")
-    times = decode_times(decoded)
-    timed = [(record, times[record["row"]["variant"]]) for record in texts if record["row"]["variant"] in times]
-    if timed:
-        drawn.append(_draw_text(timed, folder / "bits_by_decode_time.png"))
-    else:
-        lacking = "cells of lm" if not texts else f"times of decoding at {DECODED_AT} for its variants in {decoded}"
-        print(f"There are no {lacking}: bits per byte against decode time is not drawn.")
-    return drawn
-
-
-def decode_times(path: Path) -> dict[str, float]:
-    """Milliseconds of a decoded token at a long context, by variant, of the decode benchmark's file where it is."""
-    rows = read(path) if path.exists() else []
-    there = [row for row in rows if row["benchmark"] == "decode" and row["sizes"]["context"] == DECODED_AT]
-    return {row["candidate"]: 1e3 * row["time"]["token"] for row in there if "time" in row}
-
-
-def _draw_recall(records, path):
-    tasks = defaultdict(list)
-    for record in records:
-        tasks[f"{record['row']['task']}, {_sizes(record['row'])}{_match(record['row'])}"].append(record)
-    figure = _figure(len(tasks))
-    for axes, (title, group) in zip(figure.axes, tasks.items(), strict=True):
-        for record in group:
-            right = [cell["accuracy"] for cell in record["seeds"]]
-            _point(axes, record["row"]["state_bytes"], right, record["row"]["variant"])
-        chance = group[0]["row"]["chance"]
-        axes.axhline(chance["value"], ls="--", lw=0.8, color="gray", label="knows the values, not the binding")
-        axes.axhline(chance["token"], ls=":", lw=0.8, color="gray", label="any token")
-        axes.set(xscale="log", xlabel="bytes of state", ylabel="accuracy", ylim=(0, 1.05), title=title)
-        axes.legend(fontsize=7)
-    figure.savefig(path)
-    return path
-
-
-def _draw_text(timed, path):
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    figure = _figure(1)
-    (axes,) = figure.axes
-    for record, milliseconds in timed:
-        _point(axes, milliseconds, [cell["bits_per_byte"] for cell in record["seeds"]], record["row"]["variant"])
-    axes.set(xscale="log", xlabel=f"ms a token at a context of {DECODED_AT}", ylabel="bits per byte")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.3)  # room for the names
-    figure.savefig(path)
-    return path
-
-
-def _figure(panels):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and no screen is needed
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7 * panels, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.subplots(1, panels)
-    return figure
-
-
-def _point(axes, x, values, name):
-    mean = statistics.mean(values)
-    axes.errorbar([x], [mean], [[mean - min(values)], [max(values) - mean]], marker="o", capsize=3)
-    axes.annotate(name, (x, mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
-
-
-def _sizes(row):
+def sizes(row: dict) -> str:
+    """The sizes of a task, in letters."""
     known = {"vocab_size": "V", "length": "T", "pairs": "K", "d": "d", "heads": "heads ", "layers": "layers "}
     known |= {"embedding": "embedding ", "branches": "branches "}
     return " ".join(f"{letter}{row['sizes'][name]}" for name, letter in known.items() if name in row["sizes"])
 
 
-def _match(row):
+def match(row: dict) -> str:
+    """What was made to agree, and with whom."""
     return f", {row['match']['what']} as {row['match']['like']}" if row["match"] else ""
 
 

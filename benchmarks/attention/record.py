@@ -19,6 +19,7 @@ import functools
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import benchmarks.measure as measure
@@ -26,6 +27,7 @@ from minilm.flags import UsageError
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "oom", "wrong", "failed")
+_OF_QUALITY = ("schema", "environment", "task", "sizes", "variant", "seed", "learning_rate", "status")
 _NEEDED = ("schema", "benchmark", "environment", "candidate", "kind", "mode", "sizes", "dtype", "status")
 
 
@@ -89,27 +91,39 @@ def write(path, rows: list[dict]) -> None:
 
 
 def read(path) -> list[dict]:
-    """The rows of a file, or a `UsageError` on the first line that is none."""
+    """The rows of a file that holds some, or a `UsageError`."""
+    rows = all_of(path)
+    if not rows:
+        raise UsageError(f"{path} holds no measurement.")
+    return rows
+
+
+def all_of(path) -> list[dict]:
+    """The rows of a file, or a `UsageError` on the first line that is none.
+
+    A line that ends in the middle, as a killed run leaves it, is told on standard error and left aside.
+    """
     try:
         lines = Path(path).read_text().splitlines()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text: give a file of JSON lines, as `ops --out` writes them.") from None
-    rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not rows:
-        raise UsageError(f"{path} holds no measurement.")
-    return rows
+        raise UsageError(f"{path} is no text: give a file of JSON lines, as --out writes them.") from None
+    rows = (_parsed(path, number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    return [row for row in rows if row is not None]
 
 
 def _parsed(path, number, line):
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
+        if line.startswith("{") and not line.endswith("}"):
+            print(f"Line {number} of {path} was not written to its end, and is left aside.", file=sys.stderr)
+            return None
         raise UsageError(f"Line {number} of {path} is no JSON: {error.msg} at column {error.colno}.") from None
-    if isinstance(found, dict) and found.get("mode") == "quality":
-        return found
-    missing = [name for name in _NEEDED if name not in found] if isinstance(found, dict) else list(_NEEDED)
+    of_quality = isinstance(found, dict) and found.get("mode") == "quality"
+    needed = _OF_QUALITY if of_quality else _NEEDED
+    missing = [name for name in needed if name not in found] if isinstance(found, dict) else needed
     if missing:
         raise UsageError(f"Line {number} of {path} is no measurement: it lacks {', '.join(missing)}.")
     if found["schema"] != SCHEMA:

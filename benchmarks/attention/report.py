@@ -5,9 +5,10 @@ minilm bench attention report ops.jsonl decode.jsonl --format html --out mine.ht
 minilm bench attention report mine.jsonl --format markdown --plots pictures --out page.md
 """
 
+import os
 from pathlib import Path
 
-from benchmarks.attention import options, page, plots, record, views
+from benchmarks.attention import options, page, plots, quality_plots, quality_views, record, views
 
 FORMATS = ("table", "csv", "markdown", "html")
 
@@ -16,7 +17,7 @@ def main(words: list[str]) -> int:
     """Read the options, and run."""
     parser = options.Parser("report", __doc__)
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="JSON lines, as --out of `ops` and `decode` writes them")
+    add("files", nargs="+", metavar="FILE", help="JSON lines, as --out of `ops`, `decode` and `quality` writes them")
     add(
         "--format",
         type=options.one_of(FORMATS, "format"),
@@ -32,18 +33,21 @@ def run(chosen) -> int:
     """Show or write the view that was asked for."""
     everything = [row for path in chosen.files for row in record.read(path)]
     rows, quality = ([row for row in everything if (row["mode"] == "quality") == asked] for asked in (False, True))
-    pictures = plots.plots(rows) if chosen.plots or chosen.format == "html" else {}
-    paths, made_by = {}, chosen.command + (f" --out {chosen.out}" if chosen.out else "")
+    wanted = chosen.plots or chosen.format == "html"
+    pictures = plots.plots(rows) | quality_plots.plots(quality, rows) if wanted else {}
+    places, made_by = {}, chosen.command + (f" --out {chosen.out}" if chosen.out else "")
+    folder = Path(chosen.out).resolve().parent if chosen.out else Path.cwd()
     if chosen.plots:
         Path(chosen.plots).mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
-            paths[name] = Path(chosen.plots) / f"attention_{name}.png"
-            paths[name].write_bytes(picture)
+            path = Path(chosen.plots) / f"attention_{name}.png"
+            path.write_bytes(picture)
+            places[name] = os.path.relpath(path, folder)
     text = {
-        "table": lambda: f"{views.table(rows)}\n{views.summary(rows)}\n",
-        "csv": lambda: views.as_csv(rows),
-        "markdown": lambda: page.markdown(rows, quality, paths, made_by, chosen.out),
-        "html": lambda: page.as_html(rows, quality, pictures),
+        "table": lambda: _tables(rows, quality),
+        "csv": lambda: views.as_csv(rows + quality),
+        "markdown": lambda: page.markdown(rows, quality, places, made_by),
+        "html": lambda: page.as_html(rows, quality, pictures, made_by),
     }[chosen.format]()
     if chosen.out:
         Path(chosen.out).write_text(text)
@@ -51,3 +55,8 @@ def run(chosen) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _tables(rows, quality):
+    parts = [f"{views.table(rows)}\n{views.summary(rows)}"] if rows else []
+    return "\n\n".join([*parts, *([quality_views.table(quality)] if quality else [])]) + "\n"

@@ -64,7 +64,7 @@ def heads_of(d: int, heads: int, groups: int | None = None) -> dict[str, int]:
     groups = heads if groups is None else groups
     if d % heads:
         raise ValueError(f"{heads} heads cannot share a width of {d}: choose a number of heads that divides it.")
-    if heads % groups:
+    if groups < 1 or heads % groups:
         raise ValueError(
             f"{heads} query heads cannot be shared out among {groups} groups: choose a divisor of {heads}."
         )
@@ -122,8 +122,9 @@ def _imported(place):
     sys.path.insert(0, here := os.getcwd())  # a file beside whoever calls is found, as by `python -m`
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {error}.") from None
+    except Exception as error:  # whatever a module of one's own does while it is read
+        what = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {what}.") from None
     finally:
         sys.path.remove(here)
 
@@ -131,6 +132,9 @@ def _imported(place):
 def _converted(key, value, default):
     kind = float if isinstance(default, float) else int if isinstance(default, int) else str
     try:
-        return kind(value)
+        converted = kind(value)
     except ValueError:
         raise ValueError(f"The option {key} is {value!r}, and must be of the kind {kind.__name__}.") from None
+    if kind is int and converted < 1 <= default:
+        raise ValueError(f"The option {key} is {value}, and must be at least 1.")
+    return converted

@@ -1,0 +1,96 @@
+"""The two headline plots: accuracy against bytes of state, bits per byte against the time of a decoded token."""
+
+import io
+import statistics
+from collections import defaultdict
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from benchmarks.attention import quality_views
+
+DECODED_AT = 4096  # the context at which the time of a token is read
+
+
+def plots(rows: list[dict], measured: list[dict]) -> dict[str, bytes]:
+    """Name -> PNG, of each for which there are rows; `measured` holds those of `decode`, among others."""
+    records = [record for record in quality_views.best(rows) if record["seeds"]]
+    recalled = [record for record in records if record["row"]["accuracy"] is not None]
+    times = decode_times(measured)
+    timed = [record for record in records if record not in recalled and record["row"]["variant"] in times]
+    names = sorted({record["row"]["variant"] for record in records})
+    drawn = {"accuracy_by_state": _recall(recalled, names)} if recalled else {}
+    return drawn | ({"bits_by_decode_time": _texts(timed, names, times)} if timed else {})
+
+
+def missing(rows: list[dict], drawn: dict[str, bytes], where: str) -> list[str]:
+    """A sentence on each that is not drawn; `where` is the file in which times of decoding were looked for."""
+    sentences = []
+    if "accuracy_by_state" not in drawn:
+        sentences.append("There is no task of recall in this file: accuracy against state bytes is not drawn.")
+    if "bits_by_decode_time" not in drawn:
+        texts = any(row["task"] == "lm" for row in rows)
+        lacking = f"times of decoding at {DECODED_AT} for its variants in {where}" if texts else "cells of lm"
+        sentences.append(f"There are no {lacking}: bits per byte against decode time is not drawn.")
+    return sentences
+
+
+def decode_times(rows: list[dict]) -> dict[str, float]:
+    """Milliseconds of a decoded token at a long context, by variant."""
+    there = [row for row in rows if row["benchmark"] == "decode" and row["sizes"]["context"] == DECODED_AT]
+    return {row["candidate"]: 1e3 * row["time"]["token"] for row in there if "time" in row}
+
+
+def _recall(records, names):
+    tasks = defaultdict(list)
+    for record in records:
+        row = record["row"]
+        tasks[f"{row['task']}, {quality_views.sizes(row)}{quality_views.match(row)}"].append(record)
+    columns = min(2, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(8 * columns, 4.2 * lines), dpi=90, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for axes, (title, group) in zip(panels, tasks.items(), strict=False):
+        _points(axes, group, names, lambda row: row["state_bytes"], lambda row: row["accuracy"])
+        chance = group[0]["row"]["chance"]
+        axes.axhline(chance["value"], ls="--", lw=0.8, color="gray", label="knows the values, not the binding")
+        axes.axhline(chance["token"], ls=":", lw=0.8, color="gray", label="any token")
+        axes.set(xscale="log", xlabel="bytes of state", ylabel="accuracy", ylim=(0, 1.05))
+        axes.set_title(title, fontsize=9)
+        _legend(axes)
+    for axes in figure.axes[len(tasks) :]:
+        axes.set_axis_off()
+    return _png(figure)
+
+
+def _texts(records, names, times):
+    figure = Figure(figsize=(8, 4.6), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    _points(axes, records, names, lambda row: times[row["variant"]], lambda row: row["bits_per_byte"])
+    axes.set(xscale="log", xlabel=f"ms a token at a context of {DECODED_AT}", ylabel="bits per byte")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _legend(axes)
+    return _png(figure)
+
+
+def _points(axes, records, names, x, y):
+    """The mean over seeds, between the least and the greatest; a name looks alike in all panels."""
+    for record in sorted(records, key=lambda record: record["row"]["variant"]):
+        place = names.index(record["row"]["variant"])
+        values = [y(cell) for cell in record["seeds"]]
+        mean = statistics.mean(values)
+        style = {"color": f"C{place % 10}", "marker": "osD^v"[place % 5], "capsize": 3, "linestyle": ""}
+        around = [[mean - min(values)], [max(values) - mean]]
+        axes.errorbar([x(record["row"])], [mean], around, label=record["row"]["variant"], **style)
+
+
+def _legend(axes):
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside, for points lie close together
+
+
+def _png(figure):
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

@@ -66,7 +66,7 @@ def papers() -> tuple[str, ...]:
 ALL = with_convolution(CONVOLVED) + OWN + with_convolution(SOFTMAX + SPARSE)
 PRESETS = {
     "smoke": Preset(
-        tasks=("mqar", "induction"),
+        tasks=("mqar:steps=400", "induction:steps=150"),
         variants=(
             *with_convolution(("nope", "window:width=16", "linear", "retnet")),
             *("mha", "mamba2", "delta-net", "gated-delta-net"),

@@ -294,6 +294,34 @@ def test_a_mixer_is_held_to_its_own_steps_in_both_benchmarks(measured):
     assert right["bytes"]["held"] == T * (2 * 8 * 4 + 2 * 4), "keys and values, and where each token stands"
 
 
+def hasty(d, heads):
+    """A step of several tokens at once sees only the last T of them, where one after another see all."""
+    whole, near = (ruled(rule, d, heads) for rule in (Causal(), Causal() & SlidingWindow(T)))
+
+    def step(params, state, x, tokens):
+        return (whole if len(x) == 1 else near).step(params, state, x, tokens)
+
+    return Mixer(whole.init, whole.apply, whole.init_state, step)
+
+
+def test_prefill_is_of_variants_whose_state_comes_back_and_is_held_to_their_steps(measured):
+    right, row = measured(mixer("mha", 8, 2), mixer(f"{__name__}:hasty", 8, 2), modes=["prefill"], lengths=[40])
+    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
+    (forward,) = measured(mixer("mha", 8, 2), lengths=[40])
+    cache = 40 * (2 * 8 * 4 + 2 * 4)  # keys and values, and where each token stands
+    assert right["memory"]["results"] - forward["memory"]["results"] >= cache
+    assert right["flops"]["executed"] == forward["flops"]["executed"]
+    (core,) = measured(cores.make("dense", HEADS, WIDTH), modes=["prefill"])
+    assert core["reason"] == "A core has no state that could be filled: prefill is of variants."
+
+
+def test_a_hasty_prefill_is_found_in_long_sequences_too(measured):
+    candidates = (replace(mixer(name, 8, 2), checked=T) for name in ("mha", f"{__name__}:hasty"))
+    right, row = measured(*candidates, modes=["prefill"], lengths=[8 * T])
+    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
+    assert "at 32 of 96 tokens, the result is off" in row["reason"]
+
+
 def shortsighted(d, heads):
     """Its steps see no more than the last T tokens."""
     whole, near = (ruled(rule, d, heads) for rule in (Causal(), Causal() & SlidingWindow(T)))

@@ -252,7 +252,7 @@ def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
         (["ops", "--heads", "3"], "3 heads cannot share a width of 512: choose a number of heads that divides it"),
         (["ops", "--heads", "-3"], "--heads: '-3' is no whole number above 0"),
         (["ops", "--dtype", "f23"], "--dtype: there is no dtype 'f23' (did you mean f32?); there are f32, bf16"),
-        (["ops", "--modes", ""], "--modes: give a mode, of fwd, fwdbwd"),
+        (["ops", "--modes", ""], "--modes: give a mode, of fwd, fwdbwd, prefill"),
         (["ops", "--budget", "long"], "--budget: 'long' is not a number of seconds"),
         (["ops", "--lenths", "512"], "does not know what to do with '--lenths' (did you mean --lengths"),
         (["decode", "--contexts", "32k"], "A context of 32768 does not fit into 16384 tokens: give more --total"),

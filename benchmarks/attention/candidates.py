@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -77,6 +77,19 @@ def draw(law: str, seed: int):
         return x if law == "normal" else x + 10 * far.standard_normal(shape) * (rare.random(shape) < 1e-3)
 
     return drawn
+
+
+def prefilling(candidate: Candidate) -> Candidate:
+    """A mixer that reads all tokens into its empty state, which comes back with the outputs, as before generation."""
+
+    def refused(spec):
+        return "A core has no state that could be filled: prefill is of variants."
+
+    def function(params, x):
+        state = candidate.mixer.init_state(params, len(x))
+        return candidate.mixer.step(params, state, x, Tokens.arange(len(x)))[::-1]
+
+    return replace(candidate, **{"function": function} if candidate.mixer else {"supports": refused})
 
 
 def token_by_token(one, state, tokens):

@@ -5,11 +5,13 @@ projections, as a block of a model of that width takes it. `list` names all of b
 
     minilm bench attention ops                                             four cores, 512 to 2,048 tokens
     minilm bench attention ops --cores dense:window=256,blockwise:window=256 --lengths 1k..8k
-    minilm bench attention ops --variants mha,gated-delta-net --width 256 --heads 4 --modes fwd,fwdbwd
+    minilm bench attention ops --variants mha,gated-delta-net --width 256 --heads 4 --modes fwd,fwdbwd,prefill
 """
 
+from dataclasses import replace
+
 from benchmarks.attention import check, cores, cost, options, protocol, record, views
-from benchmarks.attention.candidates import Candidate, Spec, mixer
+from benchmarks.attention.candidates import Candidate, Spec, mixer, prefilling
 from minilm.flags import UsageError
 
 DEFAULT = ["dense", "blockwise", "ssd", "delta"]
@@ -22,7 +24,7 @@ def main(words: list[str]) -> int:
     add("--cores", type=options.names, metavar="NAMES", help="cores with their options, or none; unless given, four")
     add("--variants", "--variant", type=options.names, action="append", metavar="NAMES", help="mixers, likewise")
     add("--lengths", type=options.lengths, default=[512, 1024, 2048], help="512,1k,2k or 512..4k (default: 512..2k)")
-    add("--modes", type=options.modes, default=["fwd"], help="fwd, fwdbwd or both (default: fwd)")
+    add("--modes", type=options.modes, default=["fwd"], help="of fwd, fwdbwd, prefill (default: fwd)")
     add("--heads", type=options.positive, default=8, help="query heads (default: 8)")
     add("--width", type=options.positive, default=512, help="of all heads together (default: 512)")
     add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
@@ -70,7 +72,7 @@ def measured(candidates, chosen) -> list[dict]:
     for length, mode, dtype in groups:
         where = record.environment(chosen.command)
         prepared = {}
-        for candidate in candidates:
+        for candidate in map(prefilling, candidates) if mode == "prefill" else candidates:
             spec = Spec(dtype, mode, platform, length)
             sizes = {"length": length, "heads": chosen.heads, "width": chosen.width}
             head = (where, candidate, spec, sizes)
@@ -94,19 +96,21 @@ def _prepared(candidate, spec, length, verdicts, most):
     reason = candidate.supports(spec)
     if reason:
         return {"status": "unsupported", "reason": reason}
-    for mode in ("fwd", spec.mode):  # gradients come after the result, which may be checked over more tokens
+    both, filling = spec.mode == "fwdbwd", spec.mode == "prefill"
+    alone = replace(candidate, function=lambda *inputs: candidate.function(*inputs)[0]) if filling else candidate
+    for mode in ("fwd", "fwdbwd") if both else ("fwd",):  # the result first, which may be checked over more tokens
         checked = min(length, candidate.checked_backward if mode == "fwdbwd" else candidate.checked)
-        key = (candidate.kind, candidate.name, mode, spec.dtype, checked)
+        key = (candidate.kind, candidate.name, mode, filling, spec.dtype, checked)
         if key not in verdicts:
-            verdicts[key] = check.check(candidate, mode, spec.dtype, checked)
+            verdicts[key] = check.check(alone, mode, spec.dtype, checked)
         verdict = verdicts[key]
         if not verdict["passed"]:
             return {"status": "wrong", "reason": verdict["reason"], "check": verdict}
-    function = check.with_gradients(candidate.function) if spec.mode == "fwdbwd" else candidate.function
-    inputs = check.arguments(candidate, "normal", length, spec.mode, spec.dtype)
+    function = check.with_gradients(candidate.function) if both else candidate.function
+    inputs = check.arguments(alone, "normal", length, mode, spec.dtype)
     program, seconds = protocol.compiled(function, inputs)
     memory = cost.memory(program)
-    found = {"check": verdict, "memory": memory, "flops": cost.flops(candidate, function, inputs, length, spec.mode)}
+    found = {"check": verdict, "memory": memory, "flops": cost.flops(candidate, function, inputs, length, mode)}
     if memory["total"] > most:
         reason = f"the compiled program needs {memory['total'] / 1e9:.1f} GB, and --memory allows {most / 1e9:.1f}"
         return found | {"status": "oom", "reason": reason}
@@ -117,7 +121,8 @@ def _prepared(candidate, spec, length, verdicts, most):
             raise
         return found | {"status": "oom", "reason": str(error).splitlines()[0]}
     if length > checked:
-        long = check.check_long(candidate, program, spec.mode, spec.dtype, length)
+        result = (lambda *inputs: program(*inputs)[0]) if filling else program
+        long = check.check_long(alone, result, mode, spec.dtype, length)
         found["check"] = verdict | {"long": long}
         if not long["passed"]:
             return found | {"status": "wrong", "reason": long["reason"]}

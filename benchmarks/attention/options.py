@@ -8,7 +8,7 @@ import shlex
 from minilm.flags import UsageError, nearest
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
-MODES = ("fwd", "fwdbwd")
+MODES = ("fwd", "fwdbwd", "prefill")
 LONGEST = 2**20
 ACCELERATOR = "--accelerator"
 
@@ -85,7 +85,7 @@ def dtypes(text: str) -> list[str]:
 
 
 def modes(text: str) -> list[str]:
-    """`fwd,fwdbwd`."""
+    """`fwd,fwdbwd,prefill`."""
     return _among(text, MODES, "mode")
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.attention import scaling, views
 
-TITLES = {"fwd": "forward", "fwdbwd": "forward and backward", "decode": "one token"}
+TITLES = {"fwd": "forward", "fwdbwd": "forward and backward", "prefill": "prefill", "decode": "one token"}
 
 
 def plots(rows: list[dict]) -> dict[str, bytes]:

@@ -6,7 +6,7 @@
 | `benchmark` | `ops` or `decode` |
 | `environment` | versions, processor, threads, load, whether that was too much, git revision, date, command |
 | `candidate`, `kind`, `backend` | the name with its options; core or mixer; who computes it |
-| `mode`, `sizes`, `dtype` | fwd, fwdbwd or decode; length or context, heads, width, ... |
+| `mode`, `sizes`, `dtype` | fwd, fwdbwd, prefill or decode; length or context, heads, width, ... |
 | `status`, `reason` | ok, or unsupported, oom, wrong, failed, and then why |
 | `check` | the error against float64 under each law, beside the naive form's; `long`, of some tokens of a long run |
 | `time` | seconds: median, p20, p80; n samples, their spread; compile; which clock |

@@ -7,7 +7,7 @@ from benchmarks.attention import record, scaling
 
 COLUMNS = {
     "what": "candidate",
-    "mode": "fwd, fwdbwd or decode",
+    "mode": "fwd, fwdbwd, prefill (a variant reads all tokens into its state) or decode",
     "tokens": "length, or context before the token",
     "dtype": "",
     "ms": "median of the time; in decoding of one token of one sequence, where several are read at once",

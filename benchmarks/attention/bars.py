@@ -35,7 +35,8 @@ FIGURES = {
 }
 LEAST = {"time": "at the roof", "memory": "arguments and results alone"}
 LINEAR = 1.15  # the exponent up to which a time counts as linear in the length
-CROSSINGS = (("ssd", "blockwise"), ("delta", "blockwise"), ("ssd", "dense"), ("delta", "dense"))
+STATES, SOFTMAX = ("linear", "ssd", "delta", "gated"), ("blockwise", "dense")
+CROSSINGS = tuple((state, softmax) for softmax in SOFTMAX for state in STATES)
 
 
 def judged(rows: list[dict]) -> list[tuple[str, str, str, str]]:

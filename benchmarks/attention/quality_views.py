@@ -4,6 +4,21 @@ import json
 import statistics
 from collections import defaultdict
 
+# What others found at a task, and we in first trials: task -> (some of its sizes, a sentence).
+KNOWN = {
+    "mqar": (
+        {"vocab_size": 256, "length": 64, "pairs": 8, "d": 64},
+        "To compare with: first trials, of one learning rate, reached 99% at step 300 and 300 (rotary softmax, two "
+        "seeds), 300 and 400 (Gated DeltaNet), 0.97 at the end and 600 (SSD), and 0.14 at the end (elu + 1 without a "
+        "convolution). Zoology (arXiv:2312.04927, width 64, T 64): attention 1.00, H3 0.93, "
+        "RWKV 0.76.",
+    ),
+    "induction": (
+        {"length": 64, "d": 64},
+        "To compare with: in first trials softmax and SSD reached 99% and a window 0.58; at four times the length "
+        "softmax without positions still knew, and with rotary positions alone it did not.",
+    ),
+}
 FEW = 3  # seeds, and learning rates, below which nothing is ranked
 
 
@@ -63,6 +78,9 @@ def _task(title, records):
         text.append(f"Chance: any token {token:.3f}; knows the values and not the binding {value:.3f}.")
     if min(min(len(r["seeds"]) for r in ranked), min(r["rates"] for r in ranked)) < FEW:
         text.append(f"Fewer than {FEW} seeds or learning rates: this sizes the task, and ranks nothing.")
+    of_sizes, sentence = KNOWN.get(ranked[0]["row"]["task"], ({}, ""))
+    if sentence and not ranked[0]["row"]["match"] and of_sizes.items() <= ranked[0]["row"]["sizes"].items():
+        text.append(sentence)
     for row in done:
         if row["within_reach"] is not None:
             share, value = row["within_reach"], row["chance"]["value"]

@@ -115,8 +115,19 @@ def growth(rows: list[dict]) -> list[str]:
             memory = scaling.exponent(lengths, [space(by_length[t]) for t in lengths])
             if time is not None:
                 span = f"{lengths[0]} to {lengths[-1]}"
-                lines.append(f"{name}, {mode}, {dtype}: time like T^{time:.2f}, memory like T^{memory:.2f} over {span}")
+                lines.append(
+                    f"{name}, {mode}, {dtype}: time like T^{power(time)}, memory like T^{power(memory)} over {span}"
+                )
     return lines
+
+
+def power(p: float) -> str:
+    """An exponent in two digits, without a sign before zero.
+
+    >>> power(-0.004), power(1.5)
+    ('0.00', '1.50')
+    """
+    return f"{round(p, 2) + 0.0:.2f}"
 
 
 def seconds(row: dict) -> float:

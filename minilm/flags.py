@@ -3,7 +3,11 @@
 A field is a flag, the string below it is its help, its default the flag's default.
 """
 
+import contextlib
 import difflib
+import io
+import itertools
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -175,18 +179,21 @@ def parse(command: str, arguments: list[str], preset: str = "default"):
     """The flags of a command as its dataclass; `train` starts from a preset, or from the run that it resumes."""
     kind = KINDS[command]
     default = Train(config=_defaults(arguments, preset)) if kind is Train else tyro.MISSING_NONPROP
+    told = io.StringIO()
     try:
-        flags, unknown = tyro.cli(
-            Annotated[kind, Flat],  # pyright: ignore
-            prog=f"minilm {command}",
-            description=kind.__doc__,
-            args=arguments,
-            default=default,
-            return_unknown_args=True,
-        )
+        with contextlib.redirect_stderr(told):
+            flags, unknown = tyro.cli(
+                Annotated[kind, Flat],  # pyright: ignore
+                prog=f"minilm {command}",
+                description=kind.__doc__,
+                args=arguments,
+                default=default,
+                return_unknown_args=True,
+            )
     except SystemExit as end:
-        if end.code == 0:  # the help has been printed
-            print(f"examples:{EXAMPLES[command]}".replace("\n", "\n  "))
+        if end.code != 0:
+            raise UsageError(_sentence(command, told.getvalue())) from None
+        print(f"examples:{EXAMPLES[command]}".replace("\n", "\n  "))  # below the help, which has been printed
         raise
     if unknown:
         raise UsageError(_unknown(command, kind, unknown[0]))
@@ -211,10 +218,25 @@ def flag_names(kind) -> list[str]:
     return names
 
 
+def _sentence(command, box):
+    """What tyro says between the first two rules of a box, in one line."""
+    ruled = [list(lines) for rule, lines in itertools.groupby(box.splitlines()[1:], _is_rule) if not rule]
+    said = " ".join(line.strip("│| ") for line in ruled[0])
+    kinds = {"invalid literal for int.*?": "whole number", "could not convert string to float": "number"}
+    for words, kind in kinds.items():
+        said = re.sub(rf"Error parsing (--\S+): {words}: (.+)", rf"\1 takes a {kind}, and was given \2", said)
+    return f"{said.removesuffix('(required)').strip(' .')}; `minilm {command} --help` explains it."
+
+
+def _is_rule(line):
+    return not line.strip("│| ─-+╭╮")
+
+
 def _unknown(command, kind, argument):
     flag = argument.split("=")[0]
     if not flag.startswith("-"):
-        return f"`minilm {command}` does not know what to do with {argument!r}: texts with spaces need quotes."
+        said = f"`minilm {command}` does not know what to do with {argument!r}"
+        return f"{said}: texts with spaces and patterns such as '*.txt' need quotes."
     return (
         f"`minilm {command}` has no flag {flag}{nearest(flag, flag_names(kind))}; `minilm {command} --help` shows all."
     )

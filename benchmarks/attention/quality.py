@@ -1,6 +1,6 @@
 """What can an attention variant recall, and how large is it?
 
-    python -m benchmarks.attention.quality                          eight variants, two tasks, about ten CPU minutes
+    python -m benchmarks.attention.quality                          eight variants, one task, under ten CPU minutes
     python -m benchmarks.attention.quality --preset cpu             three seeds, three learning rates: some days of CPU
     python -m benchmarks.attention.quality --tasks mqar:length=128,pairs=32 --variants nope gated-delta-net
     python -m benchmarks.attention.quality --views [FOLDER]         only the table, and the plots, of what is there
@@ -66,7 +66,7 @@ def papers() -> tuple[str, ...]:
 ALL = with_convolution(CONVOLVED) + OWN + with_convolution(SOFTMAX + SPARSE)
 PRESETS = {
     "smoke": Preset(
-        tasks=("mqar:steps=400", "induction:steps=150"),
+        tasks=("mqar:steps=800",),
         variants=(
             *with_convolution(("nope", "window:width=16", "linear", "retnet")),
             *("mha", "mamba2", "delta-net", "gated-delta-net"),

@@ -206,9 +206,6 @@ def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
     assert "linear" in capsys.readouterr().out
 
 
-MINE = """
-from minilm.variants.softmax import mqa
-
 @pytest.mark.parametrize(("flag", "clock"), [([], "CPU time"), (["--accelerator"], "wall-clock time")])
 def test_one_core_is_held_to_unless_an_accelerator_is_asked_for(flag, clock, monkeypatch, tmp_path):
     pinned, out = [], tmp_path / "mine.jsonl"
@@ -220,6 +217,9 @@ def test_one_core_is_held_to_unless_an_accelerator_is_asked_for(flag, clock, mon
     assert (pinned, record.read(out)[0]["time"]["clock"]) == ([True] * (not flag), clock)
 
 
+MINE = """
+from minilm.variants.softmax import mqa
+
 def attention(d, heads):
     "Attention of one's own."
     return mqa(d, heads)
@@ -229,12 +229,13 @@ def attention(d, heads):
 @pytest.mark.slow
 def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
-    sizes = ["--lengths", "64,128", "--width", "32", "--heads", "2", "--budget", "1", "--out", "rows.jsonl"]
-    program = [sys.executable, "-m", "minilm.cli", "bench", "attention", "ops", "--variant", "mine:attention", *sizes]
+    words = ["--variant", "yarn", "--lengths", "64,128", "--width", "32", "--heads", "2", "--budget", "1"]
+    program = [sys.executable, "-m", "minilm.cli", "bench", "attention", "ops", "--variant", "mine:attention", *words]
+    program += ["--out", "rows.jsonl"]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = record.read(tmp_path / "rows.jsonl")
-    assert [(each["candidate"], each["status"]) for each in rows] == [("mine:attention", "ok")] * 2
+    assert [(each["candidate"], each["status"]) for each in rows] == [("mine:attention", "ok"), ("yarn", "ok")] * 2
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,9 @@ def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
         (["ops", "--lengths", "4k..512"], "'4k..512' runs backwards: give the shorter length first"),
         (["quality", "--core", "999"], "--core: '999' is no core that may be used: "),
         (["quality", "--preset", "smok"], "--preset: there is no preset 'smok' (did you mean smoke?)"),
-        (["quality", "--seeds", "one"], "--seeds: invalid int value: 'one'"),
+        (["quality", "--seeds", "one"], "--seeds: 'one' is no whole number from 0"),
+        (["quality", "--rates", "nan"], "--rates: 'nan' is not a number above 0"),
+        (["quality", "--out", "rows.jsonl"], "rows.jsonl holds measurements of another command"),
         (["quality", "--tasks", "copy"], "There is no task 'copy'"),
         (["quality", "--match", "state", "--like", "gpa"], "There is no attention variant 'gpa', did you mean"),
         (["report", "list.jsonl"], "Line 1 of list.jsonl is no measurement: it lacks schema, benchmark"),
@@ -288,6 +291,7 @@ def test_what_cannot_be_understood_is_answered_in_a_sentence(arguments, sentence
     monkeypatch.setattr("minilm.allocator.tune", lambda: None)
     texts = {"empty": "\n", "words": "measured\n", "list": "[]", "cell": '{"mode": "quality"}'}
     (tmp_path / "broken.py").write_text("it = 1 / 0")
+    record.write(tmp_path / "rows.jsonl", ROWS)
     for name, text in (texts | {"old": json.dumps(ROWS[0] | {"schema": 0})}).items():
         (tmp_path / f"{name}.jsonl").write_text(text)
     assert bench(monkeypatch, *arguments) == 2

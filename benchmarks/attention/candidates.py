@@ -15,7 +15,7 @@ from minilm.precision import cast_weights
 from minilm.shapes import Mixer, Tokens
 
 CHECKED = 320  # tokens of a check, unless a candidate says fewer: two tiles of 128 and a half, more than most windows
-BACKWARD = 96  # where a backward pass of the definition holds all of its states
+BACKWARD, LONGEST_BACKWARD = 96, 512  # of a variant, whose definition goes token by token
 LAWS = ("normal", "outliers")
 
 
@@ -53,6 +53,7 @@ class Candidate:
     supports: Callable[[Spec], str | None] = everywhere
     checked: int = CHECKED  # tokens
     checked_backward: int = CHECKED
+    longest_backward: int = 2**20  # beyond which only results are compared, for gradients would take minutes
     cast: Callable[..., Any] = lambda inputs, dtype: jax.tree.map(lambda a: jnp.asarray(a, dtype), inputs)
     mixer: Mixer | None = None
     slots: Callable[[int], int] = lambda context: context  # of a decoding state
@@ -153,6 +154,7 @@ def mixer(text: str, d: int, heads: int, seed: int = 0) -> Candidate:
         useful=lambda length: None,  # a mixer does not show its rule
         turns=lambda length: None,
         checked_backward=BACKWARD,
+        longest_backward=LONGEST_BACKWARD,
         cast=cast,
         mixer=made,
         slots=slots,

@@ -142,6 +142,18 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number, such as a seed."""
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2147483647")
+    return int(text)
+
+
+def rate(text: str) -> float:
+    """A positive number, such as a learning rate."""
+    return _positive(text, text, "a number above 0")
+
+
 def head_width(width: int, heads: int) -> int:
     """How wide each head is, or a `UsageError` where heads cannot share the width."""
     if width % heads:

@@ -90,8 +90,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--preset", type=options.one_of(PRESETS, "preset"), default="smoke", help=", ".join(PRESETS))
     flags.add_argument("--tasks", nargs="+", help="mqar, selective-copy, induction, lm; sizes behind a colon")
     flags.add_argument("--variants", nargs="+", help="rows of minilm.variants, or module:function; options likewise")
-    flags.add_argument("--seeds", nargs="+", type=int)
-    flags.add_argument("--rates", nargs="+", type=float, help="learning rates, of which the best counts")
+    flags.add_argument("--seeds", nargs="+", type=options.whole)
+    flags.add_argument("--rates", nargs="+", type=options.rate, help="learning rates, of which the best counts")
     flags.add_argument("--steps", type=int, help="of every task, instead of its own")
     flags.add_argument("--every", type=int, default=50, help="steps between measurements")
     flags.add_argument("--early-stop", action=argparse.BooleanOptionalAction, help="stop at 99%%")
@@ -146,7 +146,10 @@ def cells(arguments) -> list:
 
 def rows_of(path: Path) -> list[dict]:
     """The file's rows; none where there is no file."""
-    return record.all_of(path) if path.exists() else []
+    rows = record.all_of(path) if path.exists() else []
+    if any(row["mode"] != "quality" for row in rows):
+        raise UsageError(f"{path} holds measurements of another command: name a file of its own by --out.")
+    return rows
 
 
 def append(row: dict, path: Path) -> None:
@@ -182,22 +185,22 @@ def main(arguments: list[str]) -> int:
         wanted = [] if flags.views is not None else cells(flags)
     except ValueError as refusal:
         raise UsageError(str(refusal)) from None
-    there = [row for row in rows_of(flags.out) if row["schema"] == SCHEMA]
+    rows = rows_of(flags.out)
     for cell in wanted:
         identity = json.loads(json.dumps(cell.identity))
-        if any(identity.items() <= row.items() for row in there):
+        if any(identity.items() <= row.items() for row in rows):
             continue
         if flags.plan:
             print(json.dumps(identity))
             continue
         row = measured(cell, flags.command)
         append(row, flags.out)
+        rows.append(json.loads(json.dumps(row)))
         print(quality_views.line(row), flush=True)
-    rows = rows_of(flags.out)
     if not flags.plan:
         print(quality_views.table(rows))
     if flags.views:
-        decoded = rows_of(flags.decoded)
+        decoded = record.all_of(flags.decoded) if flags.decoded.exists() else []
         drawn = quality_plots.plots(rows, decoded)
         for name, picture in drawn.items():
             Path(flags.views).mkdir(parents=True, exist_ok=True)

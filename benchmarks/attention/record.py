@@ -27,7 +27,19 @@ from minilm.flags import UsageError
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "oom", "wrong", "failed")
-_OF_QUALITY = ("schema", "environment", "task", "sizes", "variant", "seed", "learning_rate", "status")
+_OF_QUALITY = (
+    "schema",
+    "environment",
+    "task",
+    "sizes",
+    "variant",
+    "options",
+    "match",
+    "seed",
+    "steps",
+    "learning_rate",
+    "status",
+)
 _NEEDED = ("schema", "benchmark", "environment", "candidate", "kind", "mode", "sizes", "dtype", "status")
 
 
@@ -117,7 +129,7 @@ def _parsed(path, number, line):
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
-        if line.startswith("{") and not line.endswith("}"):
+        if line.startswith("{") and (not line.endswith("}") or error.pos == len(line)):
             print(f"Line {number} of {path} was not written to its end, and is left aside.", file=sys.stderr)
             return None
         raise UsageError(f"Line {number} of {path} is no JSON: {error.msg} at column {error.colno}.") from None

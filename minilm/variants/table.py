@@ -38,6 +38,7 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {}
 CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short convolution before the mixer
+EXTENTS = ("chunk", "features", "groups", "length", "rate", "size", "state", "stride", "width")  # of which 0 is none
 
 
 def variant(family: Family, *, paper: str):
@@ -135,6 +136,6 @@ def _converted(key, value, default):
         converted = kind(value)
     except ValueError:
         raise ValueError(f"The option {key} is {value!r}, and must be of the kind {kind.__name__}.") from None
-    if kind is int and converted < 1 <= default:
+    if key in EXTENTS and converted < 1:
         raise ValueError(f"The option {key} is {value}, and must be at least 1.")
     return converted

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
+
 from minilm.layers.attention.core import Prepared
 from minilm.layers.position import rotary, rotate
 from minilm.pytrees import register
@@ -48,4 +50,6 @@ class ScaledRotary(Prepared):
 
     def prepare(self, q, k, query, key):
         """Queries and keys turned to where they stand."""
-        return tuple(rotate(x, at.position, self.frequencies, self.magnitude) for x, at in ((q, query), (k, key)))
+        # As an array of NumPy they would keep the precision of the first program that met them.
+        frequencies = jnp.asarray(self.frequencies)
+        return tuple(rotate(x, at.position, frequencies, self.magnitude) for x, at in ((q, query), (k, key)))

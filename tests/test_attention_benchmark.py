@@ -246,6 +246,16 @@ def test_what_is_wrong_only_in_long_sequences_gets_no_time_either(name, measured
         assert reason in row["reason"], row["reason"]
 
 
+def test_each_token_of_a_long_result_counts_by_its_own_scale():
+    expected = np.stack([np.full((HEADS, WIDTH), 10.0 ** (3 - t)) for t in range(4)], axis=1)
+    found = expected.copy()
+    found[0, 3, 1] *= 1.5
+    of_all, by_token = (check.worst(found, expected, each) for each in (False, True))
+    assert_close((of_all[0], by_token[0]), (0.0005, 0.5), FORMULA)
+    assert check.worst((found, found), (expected, expected), True) == (0.5, "the result")
+    assert check.worst((expected, found), (expected, expected), True)[1] == "the gradient of argument 0"
+
+
 def test_a_core_and_a_mixer_of_one_name_are_two_measurements(measured):
     rows = measured(cores.make("linear", HEADS, WIDTH), mixer("linear", HEADS * WIDTH, HEADS))
     assert [(row["kind"], row["status"]) for row in rows] == [("core", "ok"), ("mixer", "ok")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minilm.config import PRESETS
 from minilm.flags import OVERVIEW, Generate, UsageError, nearest, parse
+from minilm.interruption import signal_of, terminable
 
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
 
@@ -31,14 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
         if command not in COMMANDS:
             known = ", ".join(COMMANDS)
             raise UsageError(f"There is no command {command!r}{nearest(command, COMMANDS)}; there are {known}.")
-        return COMMANDS[command](rest) or 0
+        with terminable():
+            return COMMANDS[command](rest) or 0
     except UsageError as error:
         return _refuse(error, 2)
     except (ValueError, OSError, ArithmeticError) as error:
         return _refuse(error, 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("minilm: interrupted.", file=sys.stderr)
-        return 130
+        return 128 + signal_of(interrupt)
 
 
 def train(arguments: list[str]) -> int | None:

@@ -1,7 +1,38 @@
 """Ctrl-C and SIGTERM as a request that the loop answers when its step is whole."""
 
+import contextlib
 import signal
 import threading
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where no loop notes it: what Ctrl-C would have raised."""
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> int:
+    """The signal that raised it."""
+    return signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
+
+
+@contextlib.contextmanager
+def terminable():
+    """While it is entered, SIGTERM raises `Terminated`, so that what was begun is cleaned up, and a word said.
+
+    Without, it ends a process on the spot. A handler that another has set stays.
+    """
+
+    def terminate(number, _frame):
+        raise Terminated
+
+    free = threading.current_thread() is threading.main_thread()
+    if not free or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Interruption:

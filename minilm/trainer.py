@@ -8,7 +8,6 @@ of its config and its corpus: interrupted and resumed, it ends with the same bit
 
 import functools
 import math
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from minilm.data.preparation import Corpus, check_lengths, prepare, reopen
 from minilm.data.tokenizers import load
 from minilm.generation import check_prompts, encode_prompt, generate_text
 from minilm.history import History, draw_loss
-from minilm.interruption import Interruption
+from minilm.interruption import Interruption, signal_of
 from minilm.optimizers import make_optimizer
 from minilm.optimizers import schedule as learning_rate_schedule
 from minilm.panel import (
@@ -206,9 +205,9 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
         return Result(folder, step, None, {}, [], interruption.signal)
     try:
         return _conclude(config, folder, step, validate, corpus, console)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         say_how_to_go_on(console, folder, step)
-        return Result(folder, step, None, {}, [], signal.SIGINT)
+        return Result(folder, step, None, {}, [], signal_of(interrupt))
 
 
 def _begin(machine: _Machine, start: Path | None) -> tuple[TrainState, EarlyStopping]:

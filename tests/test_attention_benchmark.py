@@ -1,6 +1,5 @@
 """The attention benchmark counts what the closed forms say, and takes no time of what is wrong."""
 
-import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.attention import check, cores, cost, decode, ops, protocol, record, scaling
+from benchmarks.attention import check, cores, cost, decode, ops, record, scaling
 from benchmarks.attention.candidates import LAWS, Spec, draw, mixer
 from minilm.layers.attention.masks import Causal, Chunked, SlidingWindow
 from minilm.shapes import Mixer, Tokens
@@ -28,7 +27,7 @@ def asked(**changes):
         "dtype": ["float32"],
         "budget": 0.01,
         "memory": 8.0,
-        "clock": "CPU time",
+        "accelerator": False,
         "command": "minilm bench attention ops",
     }
     return SimpleNamespace(**sizes | rest | changes)
@@ -104,53 +103,6 @@ def test_one_passes_another_where_their_powers_meet_measured_or_guessed():
     assert scaling.crossing({t: linear[t] for t in (1, 2)}, square) == (5.0, False)
     assert scaling.crossing(square, ahead) is None
     assert scaling.crossing({t: 1e3 * times for t, times in linear.items()}, square) is None, "too far for a guess"
-
-
-# ── timing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Clock:
-    """A clock that only work moves, by what each of its runs takes; `turns` is who ran."""
-
-    def __init__(self):
-        self.now, self.turns = 0.0, ""
-
-    def __call__(self):
-        return self.now
-
-    def run(self, name, seconds):
-        def work():
-            self.turns += name
-            self.now += next(seconds)
-
-        return work
-
-
-def test_candidates_take_turns_until_their_times_are_settled():
-    clock = Clock()
-    runs = {"a": clock.run("a", itertools.repeat(1.0)), "b": clock.run("b", itertools.repeat(2.0))}
-    times = protocol.settled_times(runs, seconds=1e9, clock=clock)
-    assert times == {"a": [1.0] * protocol.FEWEST, "b": [2.0] * protocol.FEWEST}
-    assert clock.turns == "aabb" + "ab" * protocol.FEWEST, "two runs each to begin with, then in turn"
-
-
-@pytest.mark.parametrize(("seconds", "rounds"), [(1e9, protocol.MOST), (30.0, 12), (0.1, protocol.FEWEST)])
-def test_what_does_not_settle_is_sampled_until_the_budget_is_spent(seconds, rounds):
-    clock = Clock()
-    times = protocol.settled_times(
-        {"a": clock.run("a", itertools.cycle([1.0, 2.0, 5.0]))}, seconds=seconds, clock=clock
-    )
-    assert len(times["a"]) == rounds
-    assert not protocol.summary(times["a"], 0.0, "CPU time")["settled"]
-
-
-def test_a_sample_of_a_short_run_is_many_calls():
-    clock = Clock()
-    times = protocol.settled_times(
-        {"a": clock.run("a", itertools.repeat(protocol.SAMPLE / 10))}, seconds=1, clock=clock
-    )
-    assert 9 * protocol.FEWEST <= len(clock.turns) - 2 <= 10 * protocol.FEWEST
-    assert_close(times["a"][0], protocol.SAMPLE / 10, FORMULA)
 
 
 # ── checking ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -244,6 +196,21 @@ def test_what_is_wrong_only_in_long_sequences_gets_no_time_either(name, measured
         assert (right["status"], right["check"]["length"], right["check"]["long"]["tokens"]) == ("ok", T, 32), right
         assert (row["status"], "time" in row) == ("wrong", False)
         assert reason in row["reason"], row["reason"]
+
+
+def test_a_late_token_of_a_long_result_counts_by_its_own_scale(measured):
+    """What is off by a thousandth of the first token's scale, and by half of its own."""
+
+    def fading(q, k, v):
+        return v * jnp.geomspace(1.0, 1e-4, v.shape[-2])[:, None]
+
+    def off(q, k, v):
+        o = fading(q, k, v)
+        return o if v.shape[-2] == T else o.at[..., -1, :].mul(1.5)
+
+    core = replace(cores.make("dense", HEADS, WIDTH), definition=fading, at=None, checked=T)
+    right, row = measured(replace(core, function=fading), wrong(core, off), lengths=[9 * T], dtype=["bfloat16"])
+    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
 
 
 def test_each_token_of_a_long_result_counts_by_its_own_scale():
@@ -349,12 +316,36 @@ def test_a_step_that_is_wrong_only_behind_a_long_context_gets_no_time_either(mos
     assert f"of {context} tokens, the last is off" in row["reason"]
 
 
-@pytest.mark.parametrize("name", ["mha", "window:width=3"])
+@pytest.mark.parametrize("name", ["mha", "window:width=3", "window:width=3,convolution=4"])
 def test_a_decoding_state_is_filled_as_if_token_by_token(name, monkeypatch):
     monkeypatch.setattr(decode, "PIECE", 4)
+    monkeypatch.setattr(decode, "BEFORE", 3)
     candidate = mixer(name, 8, 2)
     params, x = check.arguments(candidate, "normal", T, "fwd", jnp.float64)
     state = decode.filled(candidate, params, x, T)
-    assert len(state.tokens.position) == (3 if "window" in name else T)
+    assert "convolution" in name or len(state.tokens.position) == (3 if "window" in name else T)
     _, y = candidate.mixer.step(params, state, x[-1:], Tokens.arange(1, T - 1))
     assert_close(y[0], candidate.function(params, x)[-1], FORMULA)
+
+
+def test_a_step_that_is_wrong_only_beside_others_gets_no_time_either(measured):
+    """The program that is timed steps all sequences at once, by `vmap`."""
+
+    @jax.custom_batching.custom_vmap
+    def seen(y):
+        return y
+
+    @seen.def_vmap
+    def beside_others(axis_size, in_batched, y):
+        return 1.01 * y, True
+
+    candidate = mixer("mha", 8, 2)
+
+    def step(params, state, x, tokens):
+        state, y = candidate.mixer.step(params, state, x, tokens)
+        return state, seen(y)
+
+    other = replace(candidate, name="beside", mixer=replace(candidate.mixer, step=step))
+    right, row = decode.measured([decode.stepping(each) for each in (candidate, other)], asked())
+    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
+    assert "of 2 sequences side by side, the step is off" in row["reason"]

@@ -189,6 +189,7 @@ def test_all_that_there_is_is_listed_with_what_it_can_be_told(monkeypatch, capsy
     assert [name for name in [*VARIANTS, *cores.CORES] if f"\n{name} " not in f"\n{listed}"] == []
     assert "softmax; options groups=2; arXiv:2305.13245" in listed
     assert "unavailable here: cuDNN computes on NVIDIA GPUs" in listed
+    assert "\nreference         NumPy in float64" in listed
 
 
 def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
@@ -204,17 +205,6 @@ def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
     )
     assert bench(monkeypatch, "decode", "--variants", "linear", "--contexts", "8", "--total", "8", *sizes) == 0
     assert "linear" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("flag", "clock"), [([], "CPU time"), (["--accelerator"], "wall-clock time")])
-def test_one_core_is_held_to_unless_an_accelerator_is_asked_for(flag, clock, monkeypatch, tmp_path):
-    pinned, out = [], tmp_path / "mine.jsonl"
-    monkeypatch.setattr(command.measure, "pin", lambda: pinned.append(True))
-    monkeypatch.setattr("minilm.allocator.tune", lambda: None)
-    monkeypatch.setattr(cost, "peak", lambda clock: PEAK)
-    words = ["ops", "--cores", "dense", "--lengths", "8", "--heads", "2", "--width", "8", "--budget", "0.01"]
-    assert command.main([*words, "--out", str(out), *flag]) == 0
-    assert (pinned, record.read(out)[0]["time"]["clock"]) == ([True] * (not flag), clock)
 
 
 MINE = """
@@ -251,12 +241,20 @@ def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
         (["ops", "--lengths", "512,many"], "--lengths: 'many' is no length: give numbers up to 1048576"),
         (["ops", "--lengths", "0"], "'0' is no length"),
         (["ops", "--heads", "3"], "3 heads cannot share a width of 512: choose a number of heads that divides it"),
-        (["ops", "--heads", "-3"], "--heads: '-3' is no whole number above 0"),
+        (["ops", "--heads", "-3"], "--heads: '-3' is no whole number from 1 to 2147483647"),
+        (["ops", "--heads", "9" * 20], "is no whole number from 1 to 2147483647"),
+        (["ops", "--variants", "window:width=99999999999"], "The option width is 99999999999, and must be below"),
+        (["ops", "--variants", "nsa:stride=3"], "A stride of 3 must divide the length of blocks, 32, and their size"),
+        (["ops", "--variants", "nsa:n=2"], "The first block and the last two are always selected: expected n of at"),
+        (["ops", "--variants", "json:loads"], "json:loads could not be made of a width of 512 and 8 heads: TypeError"),
+        (["ops", "--variants", "mine:none"], "mine:none makes a NoneType: expected a `minilm.shapes.Mixer`"),
+        (["ops", "--variants", "mine:number"], "mine:number was taken for a variant outside of minilm, and could not"),
         (["ops", "--dtype", "f23"], "--dtype: there is no dtype 'f23' (did you mean f32?); there are f32, bf16"),
         (["ops", "--modes", ""], "--modes: give a mode, of fwd, fwdbwd, prefill"),
         (["ops", "--budget", "long"], "--budget: 'long' is not a number of seconds"),
         (["ops", "--lenths", "512"], "does not know what to do with '--lenths' (did you mean --lengths"),
         (["decode", "--contexts", "32k"], "A context of 32768 does not fit into 16384 tokens: give more --total"),
+        (["decode", "--variants", ""], "There is nothing to measure: name a variant"),
         (["decode", "--heads", "3"], "3 heads cannot share a width of 256"),
         (["decode", "--variants", "mah"], "There is no attention variant 'mah'"),
         (["report", "none.jsonl"], "none.jsonl cannot be read: No such file"),
@@ -279,6 +277,11 @@ def test_a_variant_of_the_current_folder_is_measured_from_there(tmp_path):
         (["quality", "--out", "rows.jsonl"], "rows.jsonl holds measurements of another command"),
         (["quality", "--tasks", "copy"], "There is no task 'copy'"),
         (["quality", "--match", "state", "--like", "gpa"], "There is no attention variant 'gpa', did you mean"),
+        (["quality", "--views", "--out", "none.jsonl"], "There is no none.jsonl to show: name a file of results"),
+        (["quality", "--steps", "-1"], "--steps: '-1' is no whole number from 1"),
+        (["report", "bare.jsonl"], "Line 1 of bare.jsonl is no measurement: it lacks environment.cpu, environment.dev"),
+        (["report", "told.jsonl"], "Line 1 of told.jsonl is no measurement: it lacks accuracy, chance.token, chance.v"),
+        (["compare", "rows.jsonl", "walls.jsonl"], "was taken in CPU time and in wall-clock time: measure both in the"),
         (["report", "list.jsonl"], "Line 1 of list.jsonl is no measurement: it lacks schema, benchmark"),
         (["report", "old.jsonl"], "Line 1 of old.jsonl has schema 0, and this program reads 1"),
         (["report", "old.jsonl", "--format", "pdf"], "--format: there is no format 'pdf'; there are table, csv"),
@@ -291,8 +294,13 @@ def test_what_cannot_be_understood_is_answered_in_a_sentence(arguments, sentence
     monkeypatch.setattr("minilm.allocator.tune", lambda: None)
     texts = {"empty": "\n", "words": "measured\n", "list": "[]", "cell": '{"mode": "quality"}'}
     (tmp_path / "broken.py").write_text("it = 1 / 0")
+    (tmp_path / "mine.py").write_text("number = 3\ndef none(d, heads):\n    pass")
     record.write(tmp_path / "rows.jsonl", ROWS)
-    for name, text in (texts | {"old": json.dumps(ROWS[0] | {"schema": 0})}).items():
+    record.write(
+        tmp_path / "walls.jsonl", [each | {"time": each["time"] | {"clock": "wall-clock time"}} for each in ROWS[:2]]
+    )
+    texts |= {"old": json.dumps(ROWS[0] | {"schema": 0}), "bare": json.dumps(ROWS[0] | {"environment": {}})}
+    for name, text in (texts | {"told": json.dumps(cell("mha", "mqar"))}).items():
         (tmp_path / f"{name}.jsonl").write_text(text)
     assert bench(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Attention in tiles equals attention at once, in values and gradients."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from minilm.layers.attention.blockwise import Blockwise, blockwise_attention, bl
 from minilm.layers.attention.core import Dense, scores
 from minilm.layers.attention.masks import Causal, Dilated, Everything, Padding, Prefix, SameDocument, SlidingWindow
 from minilm.layers.attention.multi_head import init_multi_head, multi_head
+from minilm.pytrees import register
 from minilm.reference.attention import blockwise as by_hand
 from minilm.shapes import Tokens
 from tests.programs import arithmetic, dots
@@ -80,6 +83,21 @@ def test_blockwise_equals_dense(rule_of, bias, n, key, seed, shuffled):
 @given(rule=rules(), bias=st.sampled_from([None, ALIBI, T5]), key=keys(), seed=seeds, shuffled=st.booleans())
 def test_blockwise_equals_dense_under_any_rule(rule, bias, key, seed, shuffled):
     assert_close(*pair(rule, bias, key, seed, shuffled), FORMULA)
+
+
+@register
+@dataclass(frozen=True)
+class Slope:
+    """A bias that all heads share, `(t, s)`."""
+
+    slope: jax.Array
+
+    def __call__(self, query, key):
+        return self.slope * (key.position - query.position[:, None])
+
+
+def test_a_bias_that_all_heads_share_has_the_same_gradient():
+    assert_close(*pair(Causal(), Slope(jnp.array(0.3)), jax.random.key(6), seed=6, shuffled=True), FORMULA)
 
 
 @pytest.mark.parametrize("blocks", [(1, 1), (5, 2), (13, 17), (128, 128)], ids=str)

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -243,3 +245,21 @@ def in_process(monkeypatch, folder, *arguments):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(cli, "_prepare", lambda: None)
     return cli.main(list(arguments))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_no_loop_notes_is_answered_in_a_word_when_all_is_cleaned_up(number, monkeypatch, capsys):
+    cleaned_up, before = [], [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert before[1] is signal.SIG_DFL, "else this would end the tests"
+
+    def command(rest):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            cleaned_up.append(True)
+
+    monkeypatch.setitem(cli.COMMANDS, "info", command)
+    assert cli.main(["info"]) == 128 + number
+    assert (cleaned_up, capsys.readouterr().err) == ([True], "minilm: interrupted.\n")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before

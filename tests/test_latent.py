@@ -57,6 +57,13 @@ def test_absorbed_attention_is_dot_product_attention_of_the_expanded_keys_and_va
     assert_close(absorbed, expanded, FORMULA)
 
 
+def test_without_a_rotary_part_the_two_forms_are_one_too():
+    params, q, c, _, mask, bias = draw(1)
+    nothing, q = jnp.zeros((S, 0)), q[..., :K]
+    forms = (form(params, q, c, nothing, mask, bias) for form in (absorbed_attention, expanded_attention))
+    assert_close(*forms, FORMULA)
+
+
 @few
 @given(seed=seeds)
 def test_with_identities_for_its_ways_up_it_is_attention_to_the_latent_itself(seed):

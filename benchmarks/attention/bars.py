@@ -7,7 +7,7 @@ from benchmarks.attention import scaling, views
 
 
 class Bar(NamedTuple):
-    """A claim on figure(first) / figure(second) at a length."""
+    """A claim on figure(first) / figure(second) at a length, of float32 on a CPU or of bfloat16 on an accelerator."""
 
     claim: str
     first: str
@@ -16,6 +16,7 @@ class Bar(NamedTuple):
     figure: str  # of FIGURES
     limit: float
     at_least: bool = False
+    dtype: str = "float32"
 
 
 MODES = {"fwd": "forward", "fwdbwd": "forward and backward"}
@@ -27,6 +28,8 @@ BARS = (
     Bar("blockwise needs at most 1/20 of jax.nn's memory", "blockwise", "jax-nn", 2048, "memory", 1 / 20),
     Bar("blockwise needs at most 1/20 of jax.nn's temporaries", "blockwise", "jax-nn", 2048, "temporaries", 1 / 20),
     Bar("a window of 256, blockwise, is 8 × as fast as dense", "dense:window=256", WINDOWED, 8192, "time", 8, True),
+    Bar("our kernel has at least half of cuDNN's rate", "jax-cudnn", "pallas", 8192, "time", 0.5, True, "bfloat16"),
+    Bar("our kernel is at least 8 × as fast as dense", "dense", "pallas", 8192, "time", 8, True, "bfloat16"),
 )
 FIGURES = {
     "time": views.seconds,
@@ -42,16 +45,18 @@ CROSSINGS = tuple((state, softmax) for softmax in SOFTMAX for state in STATES)
 def judged(rows: list[dict]) -> list[tuple[str, str, str, str]]:
     """(claim, mode, measured, verdict) for each bar whose rows are there."""
     found = []
-    for (benchmark, kind, mode, dtype), candidates in views.groups(rows).items():
-        if (benchmark, kind, dtype) != ("ops", "core", "float32"):
+    for group, candidates in views.groups(rows).items():
+        on_a_cpu, mode = group.device == "cpu", group.mode
+        if (group.benchmark, group.kind) != ("ops", "core") or mode not in MODES:
             continue
-        for bar in BARS:
+        for bar in (bar for bar in BARS if bar.dtype == group.dtype and (bar.dtype == "float32") == on_a_cpu):
             first, second = (candidates.get(name, {}) for name in (bar.first, bar.second))
             if bar.length in first and bar.length in second:
                 ratio = _ratio(bar, first[bar.length], second[bar.length])
                 verdict = _verdict(True) if _holds(bar, ratio) else _verdict(False) + _why(bar, first, second)
                 found.append((f"{bar.claim}, {bar.length:,} tokens", MODES[mode], _shown(ratio), verdict))
-        found += [(*line[:1], MODES[mode], *line[1:]) for line in _grown(candidates)]
+        if on_a_cpu and group.dtype == "float32":
+            found += [(*line[:1], MODES[mode], *line[1:]) for line in _grown(candidates)]
     return found
 
 

@@ -90,6 +90,7 @@ def check_long(candidate: Candidate, program, mode: str, dtype: str, length: int
     Args:
       candidate, mode, dtype, length: what was compiled, for arguments as `arguments` gives them.
       program: what is to be timed.
+      seed: of the choice of tokens.
     Returns:
       the tokens that were compared; the error, where it is worst, the definition's and what was allowed; `passed`, and
       the reason if not.

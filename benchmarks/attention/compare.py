@@ -2,8 +2,8 @@
 
     minilm bench attention compare before.jsonl after.jsonl --fail-if-slower 10%
 
-Rows are the same measurement if candidate, mode, sizes and dtype are. What had a time and has none any more is a
-failure too, whatever the limit.
+Rows are the same measurement if candidate, mode, sizes, dtype and device are. What had a time and has none any more is
+a failure too, whatever the limit.
 """
 
 import math
@@ -40,6 +40,9 @@ def run(chosen) -> int:
         if "time" not in second:
             lost.append(f"{name} had a time, and is {second['status']} now: {second.get('reason')}")
             continue
+        clocks = [row["time"]["clock"] for row in (first, second)]
+        if len(set(clocks)) > 1:
+            raise UsageError(f"{name} was taken in {' and in '.join(clocks)}: measure both in the same way.")
         a, b = first["time"]["median"], second["time"]["median"]
         ratios[name] = b / a
         print(f"{b / a:6.2f} ×   {1e3 * a:10.4g} ms → {1e3 * b:10.4g} ms   {name}")

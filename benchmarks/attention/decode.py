@@ -1,9 +1,11 @@
 """What does the next token cost, against the context before it? A step of every mixer from its own state, filled.
 
 As many sequences stand side by side as have `--total` tokens together, so that short and long contexts hold as much in
-all, and each program does one step of every sequence: its state is overwritten, as in generation. `step` is checked
+all, and each program does one step of every sequence, told where that stands: its state is overwritten, as in
+generation. `step` is checked
 against `apply` first, both ways round: the error is that of the steps, beside that of the whole sequence at once; and
-once more by the token whose time is taken, behind its whole context, or as much of it as `apply` has memory for.
+once more by the token whose time is taken, behind its whole context, or as much of it as `apply` has memory for; and
+the program that is timed, of all sequences, against one by itself.
 
     minilm bench attention decode                                          four mixers, 256 to 4,096 tokens
     minilm bench attention decode --variants mha,gqa:groups=2,mla --contexts 256..32k --total 64k
@@ -19,6 +21,7 @@ from minilm.shapes import Tokens
 
 DEFAULT = ["mha", "gqa", "mla", "gated-delta-net"]
 PIECE = 128  # tokens that are read at once while a state is filled
+BEFORE = 16  # tokens before a window, of which a short convolution within it still knows
 MOST = 4e9  # bytes, for all tokens at once
 
 
@@ -58,6 +61,8 @@ def chosen_candidates(chosen) -> list[Candidate]:
             f"A context of {chosen.contexts[-1]} does not fit into {chosen.total} tokens: give more --total."
         )
     texts = [text for group in chosen.variants or [DEFAULT] for text in group]
+    if not texts:
+        raise UsageError("There is nothing to measure: name a variant, of those that `list` shows.")
     try:
         return [stepping(mixer(text, chosen.width, chosen.heads)) for text in texts]
     except ValueError as error:
@@ -71,7 +76,8 @@ def stepping(candidate: Candidate) -> Candidate:
 
 def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, context and dtype. Candidates of one context are timed in turn."""
-    peak, rows, verdicts = cost.peak(protocol.CLOCKS[chosen.clock]), [], {}
+    timer, rows, verdicts = protocol.timer(chosen.accelerator), [], {}
+    peak = cost.peak(timer.clock)
     share = chosen.budget / (len(chosen.dtype) * len(chosen.contexts))
     for dtype in chosen.dtype:
         for context in chosen.contexts:
@@ -84,9 +90,9 @@ def measured(candidates, chosen) -> list[dict]:
                     found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
                 prepared[candidate.name] = candidate, found
             runs = {name: found["run"] for name, (_, found) in prepared.items() if "run" in found}
-            times = protocol.settled_times(runs, seconds=share, clock=protocol.CLOCKS[chosen.clock])
+            times = protocol.settled_times(runs, seconds=share, timer=timer)
             for name, (candidate, found) in prepared.items():
-                figures = _figures(found, times.get(name), chosen.clock, batch, peak)
+                figures = _figures(found, times.get(name), timer.name, batch, peak)
                 rows.append(record.row("decode", where, candidate, mode="decode", sizes=sizes, dtype=dtype, **figures))
                 views.progress(rows[-1])
     return rows
@@ -105,11 +111,14 @@ def _prepared(candidate, dtype, context, batch, verdicts):
     if not verdict["long"]["passed"]:
         return {"status": "wrong", "reason": verdict["long"]["reason"], "check": verdict}
 
-    def step(params, states, x):
-        return jax.vmap(lambda state, x: candidate.mixer.step(params, state, x[None], _at(context - 1)))(states, x)
+    def step(params, states, x, position):
+        def one(state, x, position):
+            return candidate.mixer.step(params, state, x[None], Tokens(position[None], jnp.zeros(1, jnp.int32)))
+
+        return jax.vmap(one)(states, x, position)
 
     states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], batch, axis=0), state)
-    inputs = params, states, jnp.repeat(x[-1:], batch, axis=0)
+    inputs = params, states, jnp.repeat(x[-1:], batch, axis=0), jnp.full(batch, context - 1, jnp.int32)
     program, seconds = protocol.compiled(step, inputs, donate=(1,))
     held, executed = cost.held(state), cost.flops(candidate, step, inputs, context, "fwd")["executed"]
     found = {"check": verdict, "memory": cost.memory(program), "flops": {"useful": None, "executed": executed}}
@@ -117,9 +126,15 @@ def _prepared(candidate, dtype, context, batch, verdicts):
 
     def run():
         nonlocal states
-        states, y = program(params, states, inputs[2])
-        jax.block_until_ready(y)
+        states, y = program(params, states, *inputs[2:])
+        return jax.block_until_ready(y)
 
+    one = candidate.mixer.step(params, state, x[-1:], _at(context - 1))[1]
+    error = check.worst(run(), jnp.broadcast_to(one, (batch, *one.shape)))[0]
+    errors = {"error": error, "where": "the step", "allowed": verdict["long"]["allowed"]}
+    alike = check.judged(errors, f"of {batch} sequences side by side")
+    if not alike["passed"]:
+        return found | {"status": "wrong", "reason": alike["reason"]}
     return found | {"run": run, "compile": seconds}
 
 
@@ -129,7 +144,7 @@ def filled(candidate: Candidate, params, x, context: int):
     piece = min(PIECE, slots)
     # A piece rolls through a window's cache, whose first token must still find the keys before it. What is held needs
     # no more than a step's, so that the last tokens are read alone.
-    pieces, alone = divmod(context - 1, piece) if slots == context else (0, min(context - 1, slots))
+    pieces, alone = divmod(context - 1, piece) if slots == context else (0, min(context - 1, slots + BEFORE))
     start = context - 1 - pieces * piece - alone
     position = jnp.arange(context, dtype=jnp.int32)
 

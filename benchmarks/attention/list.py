@@ -1,7 +1,8 @@
 """Every variant, core and backend: what it is, what it can be told, where it is from, and why it is unavailable here.
 
 Variants are whole mixers, for --variants of `ops` and `decode`; cores are the attention inside, for --cores of `ops`.
-All variants also take `convolution=3`, a short convolution before them.
+All variants also take `convolution=3`, a short convolution before them. Backends are those of a model's softmax
+attention, by `minilm.backends.Attention(rule, backend=...)`.
 """
 
 from benchmarks.attention import cores, options
@@ -19,6 +20,8 @@ def run(chosen) -> int:
     import jax
 
     from minilm import variants
+    from minilm.backends import BACKENDS, limits
+    from minilm.layers.attention.masks import Causal
 
     platform = jax.default_backend()
     for name, row in variants.VARIANTS.items():
@@ -27,6 +30,9 @@ def run(chosen) -> int:
         made = cores.make(name, 8, 64)
         missing = made.supports(Spec("float32", "fwd", platform))
         _entry(name, f"core, {made.backend}", cores.about(build), cores.options_of(build), "", missing)
+    asked = limits.Spec(Causal(), None, 8, 1, 1024, 1024, 64, 64, in_order=True, platform=platform)
+    for name, backend in BACKENDS.items():
+        _entry(name, "backend", backend.about, {}, "", backend.supports(asked))
     print("my_module:my_attention names a variant of your own: a function (d, heads, **options) -> Mixer.")
     return 0
 

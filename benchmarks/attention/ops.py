@@ -66,7 +66,8 @@ def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, length, mode and dtype; rows that differ in the candidate alone are timed in turn."""
     import jax
 
-    platform, peak, rows, verdicts = jax.default_backend(), cost.peak(protocol.CLOCKS[chosen.clock]), [], {}
+    timer, rows, verdicts = protocol.timer(chosen.accelerator), [], {}
+    platform, peak = jax.default_backend(), cost.peak(timer.clock)
     groups = [(t, mode, dtype) for dtype in chosen.dtype for mode in chosen.modes for t in chosen.lengths]
     share = chosen.budget / len(groups)
     for length, mode, dtype in groups:
@@ -82,9 +83,9 @@ def measured(candidates, chosen) -> list[dict]:
                 found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
             prepared[candidate.kind, candidate.name] = (head, found)
         runs = {key: found["run"] for key, (_, found) in prepared.items() if "run" in found}
-        times = protocol.settled_times(runs, seconds=share, clock=protocol.CLOCKS[chosen.clock])
+        times = protocol.settled_times(runs, seconds=share, timer=timer)
         for key, (head, found) in prepared.items():
-            rows.append(_row(head, found, times.get(key), chosen.clock, peak))
+            rows.append(_row(head, found, times.get(key), timer.name, peak))
             views.progress(rows[-1])
     return rows
 
@@ -115,7 +116,7 @@ def _prepared(candidate, spec, length, verdicts, most):
         reason = f"the compiled program needs {memory['total'] / 1e9:.1f} GB, and --memory allows {most / 1e9:.1f}"
         return found | {"status": "oom", "reason": reason}
     try:
-        program(*inputs)
+        jax.block_until_ready(program(*inputs))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

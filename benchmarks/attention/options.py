@@ -33,10 +33,10 @@ class Parser(argparse.ArgumentParser):
                 f"{self.prog} does not know what to do with {unknown[0]!r}{nearest(unknown[0], flags)}; "
                 "--help shows what it takes."
             )
-        where = (
-            arguments.index("--out") if "--out" in arguments else len(arguments)
-        )  # that is no part of what is measured
-        options.command = f"{self.prog} {shlex.join(arguments[:where] + arguments[where + 2 :])}".strip()
+        places = [i for i, word in enumerate(arguments) if word == "--out"]  # which is no part of what is measured
+        left = {i + next_to for i in places for next_to in (0, 1)}
+        told = [word for i, word in enumerate(arguments) if i not in left and not word.startswith("--out=")]
+        options.command = f"{self.prog} {shlex.join(told)}".strip()
         return options
 
     def error(self, message):
@@ -46,15 +46,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_device(parser: Parser) -> None:
-    """The option that chooses the device, and with it the clock by which times are taken."""
-    parser.add_argument(
-        ACCELERATOR,
-        dest="clock",
-        action="store_const",
-        const="wall-clock time",
-        default="CPU time",
-        help="use the device that JAX finds, by the clock on the wall, not one CPU core in CPU time",
-    )
+    """The option that chooses the device, and with it how times are taken."""
+    words = "measure the device that JAX finds, in the time that it works, not one CPU core in CPU time"
+    parser.add_argument(ACCELERATOR, action="store_true", help=words)
 
 
 def lengths(text: str) -> list[int]:
@@ -137,8 +131,8 @@ def percent(text: str) -> float:
 
 def positive(text: str) -> int:
     """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 2147483647")
     return int(text)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import inspect
+import itertools
 
 from markdown_it import MarkdownIt
 
@@ -72,9 +73,12 @@ def _sections(rows, quality):
     if judged:
         lines = ["| what | pass | measured | |", "|---|---|---|---|"]
         yield "Bars", ["\n".join(lines + ["| " + " | ".join(line) + " |" for line in judged]), LIMITS]
-    for (benchmark, kind), title in KINDS.items():
-        mine = [row for row in rows if (row["benchmark"], row["kind"]) == (benchmark, kind)]
+    devices = dict.fromkeys(row["environment"]["device"] for row in rows)
+    for ((benchmark, kind), title), device in itertools.product(KINDS.items(), devices):
+        place = benchmark, kind, device
+        mine = [row for row in rows if (row["benchmark"], row["kind"], row["environment"]["device"]) == place]
         if mine:
+            title += f", on {device}" if len(devices) > 1 else ""
             grown, passed = views.growth(mine), views.crossovers(mine)
             blocks = [views.markdown(mine), "\n".join(f"* {line}" for line in grown)]
             yield title, [*filter(None, blocks), *(["\n".join(f"* {line}" for line in passed)] if passed else [])]

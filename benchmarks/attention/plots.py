@@ -40,7 +40,6 @@ def _picture(rows, figure, y, x, crossed):
 
 
 def _panel(axes, key, candidates, figure, crossed):
-    _, kind, mode, dtype = key
     costs = {name: {t: figure(each[t]) for t in sorted(each)} for name, each in candidates.items()}
     for place, (name, each) in enumerate(costs.items()):
         style = {"marker": "o", "markersize": 3, "color": f"C{place % 10}", "linestyle": "-" if place < 10 else "--"}
@@ -51,7 +50,8 @@ def _panel(axes, key, candidates, figure, crossed):
             axes.plot(crossing[0], _between(costs[second], crossing[0]), "kx", markersize=7)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_title(f"{kind}s, {TITLES.get(mode, mode)}, {dtype}" + (" (×: one passes another)" if crossed else ""))
+    title = f"{key.kind}s, {TITLES[key.mode]}, {key.dtype}" + (f", {key.device}" if key.device != "cpu" else "")
+    axes.set_title(title + (" (×: one passes another)" if crossed else ""))
     axes.grid(which="major", alpha=0.3)
     axes.legend(fontsize=7)
 

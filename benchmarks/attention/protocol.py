@@ -2,20 +2,50 @@
 
 Taken in turn (A B C A B C ...) a drift of the machine hits all alike. A sample is at least a few milliseconds of calls,
 so that the clock's own steps do not count. CPU time, of one pinned thread, is what others on the machine disturb least;
-of an accelerator there is only the time on the wall, between a call and its finished result, with caches as warm as
-turns leave them.
+of an accelerator it is the time in which it was at work (`device_time`). Caches are as warm as turns leave them.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
+from benchmarks.attention import device_time
+
 SPREAD = 0.02  # of the median: the median distance to it at which a time is taken for settled
 FEWEST, MOST = 3, 60  # samples
-CLOCKS = {"CPU time": time.process_time, "wall-clock time": time.perf_counter}
 SAMPLE = 0.005  # seconds
+
+
+class Timer(NamedTuple):
+    """A clock, by which a budget is kept, and what says how many seconds so many calls of a function took."""
+
+    name: str
+    clock: Callable[[], float]
+    took: Callable[[Callable, int], float]
+
+
+def by_clock(name: str, clock: Callable[[], float]) -> Timer:
+    """A timer that reads its clock before and behind the calls."""
+
+    def took(run, calls):
+        start = clock()
+        for _ in range(calls):
+            run()
+        return clock() - start
+
+    return Timer(name, clock, took)
+
+
+CPU, WALL = by_clock("CPU time", time.process_time), by_clock("wall-clock time", time.perf_counter)
+DEVICE = Timer(device_time.NAME, time.perf_counter, device_time.device_seconds)
+
+
+def timer(accelerator: bool) -> Timer:
+    """CPU time, or of an accelerator its own; time on the wall where one is asked for, and JAX finds only CPUs."""
+    return CPU if not accelerator else WALL if jax.default_backend() == "cpu" else DEVICE
 
 
 def compiled(function: Callable, inputs: tuple, donate: tuple[int, ...] = ()):
@@ -25,32 +55,27 @@ def compiled(function: Callable, inputs: tuple, donate: tuple[int, ...] = ()):
     return program, time.process_time() - start
 
 
-def settled_times(runs: dict[str, Callable], *, seconds: float, clock=time.process_time) -> dict[str, list[float]]:
+def settled_times(runs: dict, *, seconds: float, timer: Timer = CPU) -> dict:
     """Seconds a call of each, sample by sample.
 
     Args:
       runs: functions without arguments that return only when their work is done.
       seconds: what may be spent on all of them; each is sampled `FEWEST` times, whatever that takes.
-      clock: what is read.
+      timer: which time.
     Returns:
       name -> the samples of all rounds, as many for each.
     """
     calls = {}
     for name, run in runs.items():
         run()
-        start = clock()
-        run()
-        calls[name] = max(1, int(SAMPLE / max(clock() - start, 1e-9)))
-    times, begun = {name: [] for name in runs}, clock()
+        calls[name] = max(1, int(SAMPLE / max(timer.took(run, 1), 1e-9)))
+    times, begun = {name: [] for name in runs}, timer.clock()
     while runs:
         for name, run in runs.items():
             rest()
-            start = clock()
-            for _ in range(calls[name]):
-                run()
-            times[name].append((clock() - start) / calls[name])
+            times[name].append(timer.took(run, calls[name]) / calls[name])
         n = len(times[next(iter(times))])
-        spent = clock() - begun > seconds or n >= MOST
+        spent = timer.clock() - begun > seconds or n >= MOST
         if n >= FEWEST and (spent or all(spread(each) < SPREAD for each in times.values())):
             break
     return times

@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--variants", nargs="+", help="rows of minilm.variants, or module:function; options likewise")
     flags.add_argument("--seeds", nargs="+", type=options.whole)
     flags.add_argument("--rates", nargs="+", type=options.rate, help="learning rates, of which the best counts")
-    flags.add_argument("--steps", type=int, help="of every task, instead of its own")
-    flags.add_argument("--every", type=int, default=50, help="steps between measurements")
+    flags.add_argument("--steps", type=options.positive, help="of every task, instead of its own")
+    flags.add_argument("--every", type=options.positive, default=50, help="steps between measurements")
     flags.add_argument("--early-stop", action=argparse.BooleanOptionalAction, help="stop at 99%%")
     flags.add_argument("--match", choices=("params", "state"), help="make parameters, or state bytes, agree")
     flags.add_argument("--like", default="mha", help="the variant whose size is matched")
@@ -185,6 +185,8 @@ def main(arguments: list[str]) -> int:
         wanted = [] if flags.views is not None else cells(flags)
     except ValueError as refusal:
         raise UsageError(str(refusal)) from None
+    if flags.views is not None and not flags.out.exists():
+        raise UsageError(f"There is no {flags.out} to show: name a file of results by --out, or measure some first.")
     rows = rows_of(flags.out)
     for cell in wanted:
         identity = json.loads(json.dumps(cell.identity))

@@ -82,6 +82,7 @@ def _points(axes, records, names, x, y):
         values = [y(cell) for cell in record["seeds"]]
         mean = statistics.mean(values)
         style = {"color": f"C{place % 10}", "marker": "osD^v"[place % 5], "capsize": 3, "linestyle": ""}
+        style |= {"fillstyle": "none", "markersize": 5 + 2 * (place % 3)}  # of equals, one is seen within the other
         around = [[mean - min(values)], [max(values) - mean]]
         axes.errorbar([x(record["row"])], [mean], around, label=record["row"]["variant"], **style)
 

@@ -111,7 +111,8 @@ def _task(title, records):
                 f"{statistics.median(cell['cpu_seconds_a_step'] for cell in seeds):.3f}",
             ]
         )
-    return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)])
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+    return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)])
 
 
 def commands(rows: list[dict]) -> list[str]:
@@ -123,9 +124,9 @@ def commands(rows: list[dict]) -> list[str]:
     from benchmarks.attention.quality_tasks import TASKS
 
     groups = defaultdict(list)
-    for row in rows:
+    for row in (row for row in rows if row["task"] in TASKS):
         usual = TASKS[row["task"]].sizes | {"steps": TASKS[row["task"]].steps}
-        others = [f"{k}={v}" for k, v in (row["sizes"] | {"steps": row["steps"]}).items() if v != usual[k]]
+        others = [f"{k}={v}" for k, v in (row["sizes"] | {"steps": row["steps"]}).items() if v != usual.get(k)]
         task = ":".join(filter(None, [row["task"], ",".join(others)]))
         match = f" --match {row['match']['what']} --like {row['match']['like']}" if row["match"] else ""
         groups[task, match].append(row)

@@ -27,20 +27,17 @@ from minilm.flags import UsageError
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "oom", "wrong", "failed")
-_OF_QUALITY = (
-    "schema",
-    "environment",
-    "task",
-    "sizes",
-    "variant",
-    "options",
-    "match",
-    "seed",
-    "steps",
-    "learning_rate",
-    "status",
-)
-_NEEDED = ("schema", "benchmark", "environment", "candidate", "kind", "mode", "sizes", "dtype", "status")
+# What views read of a row, by its path; `?` behind what may be null.
+_MEASURED = "schema benchmark candidate kind mode dtype status"
+_MEASURED += " environment.cpu environment.device environment.threads environment.cores environment.versions"
+_MEASURED += " environment.date environment.command environment.git?"
+_EXTENT = {"ops": " sizes.length", "decode": " sizes.context"}
+_TIMED = " time.median time.p20 time.p80 time.n time.spread time.settled time.clock"
+_OF = {"ops": " memory.total memory.temporaries", "decode": " time.token bytes.held"}
+_QUALITY = "schema environment task sizes variant options match? seed steps learning_rate status"
+_LEARNT = " convolution parameters state_bytes cpu_seconds_a_step"
+_LEARNT += " transfer steps_to_99? within_reach? matched? accuracy? bits_per_byte? chance?"
+_RECALLED, _READ = " accuracy chance.token chance.value", " bits_per_byte"
 
 
 def environment(command: str) -> dict:
@@ -87,8 +84,8 @@ def row(benchmark: str, where: dict, candidate, *, mode: str, sizes: dict, dtype
 
 def identity(row: dict) -> tuple:
     """What two rows share that measure the same."""
-    sizes = tuple(sorted(row["sizes"].items()))
-    return row["benchmark"], row["kind"], row["candidate"], row["mode"], sizes, row["dtype"]
+    sizes, device = tuple(sorted(row["sizes"].items())), row["environment"]["device"]
+    return row["benchmark"], row["kind"], row["candidate"], row["mode"], sizes, row["dtype"], device
 
 
 def extent(row: dict) -> int:
@@ -133,11 +130,28 @@ def _parsed(path, number, line):
             print(f"Line {number} of {path} was not written to its end, and is left aside.", file=sys.stderr)
             return None
         raise UsageError(f"Line {number} of {path} is no JSON: {error.msg} at column {error.colno}.") from None
-    of_quality = isinstance(found, dict) and found.get("mode") == "quality"
-    needed = _OF_QUALITY if of_quality else _NEEDED
-    missing = [name for name in needed if name not in found] if isinstance(found, dict) else needed
+    missing = [path.rstrip("?") for path in _needed(found) if not _holds(found, path)]
     if missing:
         raise UsageError(f"Line {number} of {path} is no measurement: it lacks {', '.join(missing)}.")
     if found["schema"] != SCHEMA:
         raise UsageError(f"Line {number} of {path} has schema {found['schema']}, and this program reads {SCHEMA}.")
     return found
+
+
+def _needed(row) -> list[str]:
+    """The paths that a row of its kind has."""
+    if not isinstance(row, dict) or row.get("mode") != "quality":
+        benchmark, timed = (row.get("benchmark"), "time" in row) if isinstance(row, dict) else (None, False)
+        words = _MEASURED + _EXTENT.get(benchmark, "") + (_TIMED + _OF.get(benchmark, "")) * timed
+        return (words + " reason" * (not timed)).split()
+    if row.get("status") != "ok":
+        return [*_QUALITY.split(), "reason"]
+    return (_QUALITY + _LEARNT + (_READ if row.get("bits_per_byte") is not None else _RECALLED)).split()
+
+
+def _holds(row, path: str) -> bool:
+    for name in path.rstrip("?").split("."):
+        if not isinstance(row, dict) or name not in row:
+            return False
+        row = row[name]
+    return row is not None or path.endswith("?")

@@ -6,6 +6,7 @@ minilm bench attention report mine.jsonl --format markdown --plots pictures --ou
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from benchmarks.attention import options, page, plots, quality_plots, quality_views, record, views
@@ -35,7 +36,7 @@ def run(chosen) -> int:
     rows, quality = ([row for row in everything if (row["mode"] == "quality") == asked] for asked in (False, True))
     wanted = chosen.plots or chosen.format == "html"
     pictures = plots.plots(rows) | quality_plots.plots(quality, rows) if wanted else {}
-    places, made_by = {}, chosen.command + (f" --out {chosen.out}" if chosen.out else "")
+    places, made_by = {}, chosen.command + (f" --out {shlex.quote(chosen.out)}" if chosen.out else "")
     folder = Path(chosen.out).resolve().parent if chosen.out else Path.cwd()
     if chosen.plots:
         Path(chosen.plots).mkdir(parents=True, exist_ok=True)
@@ -50,6 +51,7 @@ def run(chosen) -> int:
         "html": lambda: page.as_html(rows, quality, pictures, made_by),
     }[chosen.format]()
     if chosen.out:
+        folder.mkdir(parents=True, exist_ok=True)
         Path(chosen.out).write_text(text)
         print(f"written to {chosen.out}")
     else:

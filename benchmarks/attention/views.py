@@ -2,6 +2,7 @@
 
 import csv
 import io
+from typing import NamedTuple
 
 from benchmarks.attention import record, scaling
 
@@ -95,12 +96,27 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def groups(rows: list[dict]) -> dict[tuple, dict[str, dict[int, dict]]]:
-    """Rows that have a time: (benchmark, kind, mode, dtype) -> candidate -> length -> row."""
-    found: dict[tuple, dict[str, dict[int, dict]]] = {}
+class Group(NamedTuple):
+    """What rows share that are shown together."""
+
+    benchmark: str
+    kind: str
+    mode: str
+    dtype: str
+    device: str
+
+    def __str__(self):
+        """For a sentence; the device is told where it is no CPU."""
+        return ", ".join([self.mode, self.dtype, *([] if self.device == "cpu" else [self.device])])
+
+
+def groups(rows: list[dict]) -> dict[Group, dict[str, dict[int, dict]]]:
+    """Rows that have a time, by what they share -> candidate -> length -> row."""
+    found: dict[Group, dict[str, dict[int, dict]]] = {}
     for row in rows:
         if "time" in row:
-            group = found.setdefault((row["benchmark"], row["kind"], row["mode"], row["dtype"]), {})
+            place = (row[name] for name in ("benchmark", "kind", "mode", "dtype"))
+            group = found.setdefault(Group(*place, row["environment"]["device"]), {})
             group.setdefault(row["candidate"], {})[record.extent(row)] = row
     return found
 
@@ -108,16 +124,15 @@ def groups(rows: list[dict]) -> dict[tuple, dict[str, dict[int, dict]]]:
 def growth(rows: list[dict]) -> list[str]:
     """A sentence for each candidate: how its time and its memory grow with the length."""
     lines = []
-    for (_, _, mode, dtype), candidates in groups(rows).items():
+    for group, candidates in groups(rows).items():
         for name, by_length in candidates.items():
             lengths = sorted(by_length)
             time = scaling.exponent(lengths, [seconds(by_length[t]) for t in lengths])
             memory = scaling.exponent(lengths, [space(by_length[t]) for t in lengths])
             if time is not None:
                 span = f"{lengths[0]} to {lengths[-1]}"
-                lines.append(
-                    f"{name}, {mode}, {dtype}: time like T^{power(time)}, memory like T^{power(memory)} over {span}"
-                )
+                grown = f"time like T^{power(time)}, memory like T^{power(memory)} over {span}"
+                lines.append(f"{name}, {group}: {grown}")
     return lines
 
 
@@ -143,7 +158,7 @@ def space(row: dict) -> int:
 def crossovers(rows: list[dict]) -> list[str]:
     """Sentences: which candidate passes which at what length, and which never does within reach."""
     lines = []
-    for (_, _, mode, dtype), candidates in groups(rows).items():
+    for group, candidates in groups(rows).items():
         times = {name: {t: seconds(row) for t, row in each.items()} for name, each in candidates.items()}
         for first, own in times.items():
             for second, other in times.items():
@@ -154,7 +169,7 @@ def crossovers(rows: list[dict]) -> list[str]:
                 if found:
                     length, reached = found
                     guess = "" if reached else ", if both grow on as they did (not measured)"
-                    lines.append(f"{first} passes {second} at T = {length:.0f}, {mode}, {dtype}{guess}")
+                    lines.append(f"{first} passes {second} at T = {length:.0f}, {group}{guess}")
     return lines
 
 

@@ -86,11 +86,12 @@ def make(text: str, d: int, heads: int) -> Mixer:
     Returns:
       a `Mixer`.
     Raises:
-      ValueError: no such row or option, a value of another kind, or sizes that do not divide.
+      ValueError: no such row or option, a value of another kind, sizes that do not divide, or a function elsewhere
+        that makes no `Mixer`.
     """
     row, options = read(text)
     common = {name: options.pop(name, default) for name, default in CONVOLUTION.items()}
-    mixer = row.build(d, heads, **options)
+    mixer = _built(row, text, d, heads, options)
     width, initial = common["convolution"], common["initial"]
     plain = width == 0 and initial in BEGINNINGS
     return mixer if plain else convolved_mixer(mixer, width=width, initial=initial)
@@ -122,12 +123,27 @@ def _imported(place):
     module, _, function = place.partition(":")
     sys.path.insert(0, here := os.getcwd())  # a file beside whoever calls is found, as by `python -m`
     try:
-        return getattr(importlib.import_module(module), function)
+        build = getattr(importlib.import_module(module), function)
+        inspect.signature(build)
+        return build
     except Exception as error:  # whatever a module of one's own does while it is read
         what = f"{type(error).__name__}: {str(error).rstrip('.')}"
         raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {what}.") from None
     finally:
         sys.path.remove(here)
+
+
+def _built(row, text, d, heads, options):
+    try:
+        mixer = row.build(d, heads, **options)
+    except ValueError:
+        raise
+    except Exception as error:  # of a function of one's own, perhaps of other arguments
+        what = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        raise ValueError(f"{text} could not be made of a width of {d} and {heads} heads: {what}.") from error
+    if not isinstance(mixer, Mixer):
+        raise ValueError(f"{text} makes a {type(mixer).__name__}: expected a `minilm.shapes.Mixer`.")
+    return mixer
 
 
 def _converted(key, value, default):
@@ -138,4 +154,6 @@ def _converted(key, value, default):
         raise ValueError(f"The option {key} is {value!r}, and must be of the kind {kind.__name__}.") from None
     if key in EXTENTS and converted < 1:
         raise ValueError(f"The option {key} is {value}, and must be at least 1.")
+    if isinstance(converted, int) and abs(converted) >= 2**31:
+        raise ValueError(f"The option {key} is {value}, and must be below {2**31}.")
     return converted

@@ -223,7 +223,7 @@ def _scores(q, k, query, key, rule, bias):
 def _bias_gradient(bias, query, key, d_a):
     if bias is None:
         return None
-    b, pullback = jax.vjp(lambda bias: bias(query, key), bias)
+    b, pullback = jax.vjp(lambda bias: jnp.broadcast_to(bias(query, key), d_a.shape), bias)
     return pullback(d_a.astype(b.dtype))[0]
 
 

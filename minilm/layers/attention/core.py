@@ -40,6 +40,8 @@ def scores(q: Float[Array, "g r t k"], k: Float[Array, "g s k"]) -> Float[Array,
     >>> scores(2 * jnp.ones((1, 1, 1, 4)), 3 * jnp.ones((1, 1, 4))).item()
     12.0
     """
+    if q.shape[2] == 1:  # as in decoding, where XLA for CPUs else copies all keys, turned, if several heads share them
+        return jnp.moveaxis(_rounded_einsum("gsk,grtk->gsrt", k, q), 1, 3) / math.sqrt(q.shape[-1])
     return _rounded_einsum("grtk,gsk->grts", q, k) / math.sqrt(q.shape[-1])
 
 

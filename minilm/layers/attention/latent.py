@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from minilm.initializers import normal
 from minilm.layers.attention.cache import KVCache, append
-from minilm.layers.attention.core import Dense, dot_product_attention
+from minilm.layers.attention.core import Dense, dot_product_attention, scores
 from minilm.layers.attention.masks import Causal, Rule
 from minilm.layers.linear import matmul
 from minilm.layers.normalization import RMSNormParams, rms_norm
@@ -157,11 +157,14 @@ def absorbed_attention(
     """
     (g, r, t, width), (latent, _, k) = q.shape, params.w_k.shape
     q_n, q_r = jnp.split(q, [k], -1)
-    q = jnp.concatenate([jax.vmap(matmul)(q_n, jnp.einsum("cgk->gkc", params.w_k)), q_r], -1)
-    # `scores` divides by the root of the width that it is given; the paper's is that of the queries before.
-    q = q * math.sqrt((latent + width - k) / width)
-    mask, bias = (jnp.broadcast_to(m, (g, r, t, len(c))).reshape(1, g * r, t, -1) for m in (mask, bias))
-    o = dot_product_attention(q.reshape(1, g * r, t, -1), jnp.concatenate([c, k_r], -1)[None], c[None], mask, bias)
+    q_c = jax.vmap(matmul)(q_n, jnp.einsum("cgk->gkc", params.w_k))
+    mask, bias = (jnp.broadcast_to(m, (g, r, t, len(c))) for m in (mask, bias))
+    q_c, q_r, mask, bias = (x.reshape(1, g * r, t, -1) for x in (q_c, q_r, mask, bias))
+    # `scores` divides by the root of the width that it is given; the paper's is that of the queries before. (To attend
+    # to c and k_r side by side would be one product, and a copy of all that is remembered.)
+    q_c, q_r = (x * math.sqrt(x.shape[-1] / width) for x in (q_c, q_r))
+    bias = bias + scores(q_r, k_r[None]) if width > k else bias
+    o = dot_product_attention(q_c, c[None], c[None], mask, bias)
     return jax.vmap(matmul)(o.reshape(g, r, t, latent), jnp.einsum("cgv->gcv", params.w_v))
 
 

@@ -195,7 +195,13 @@ def native_sparse_mixer(
     Returns:
       a `Mixer` of `NativeSparseParams`. Its state is a `KVCache` of 3 g heads that must have a slot for every position
       of its one document; compressed keys are computed from it again at every step.
+    Raises:
+      ValueError: a stride that does not divide `length` and `size`, or n < 3.
     """
+    if length % stride or size % stride:
+        raise ValueError(f"A stride of {stride} must divide the length of blocks, {length}, and their size, {size}.")
+    if n < 3:
+        raise ValueError(f"The first block and the last two are always selected: expected n of at least 3, got {n}.")
     sizes = {"stride": stride, "size": size, "n": n, "width": width}
 
     def init(key, d_model):

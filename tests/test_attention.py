@@ -130,6 +130,15 @@ def test_grouped_attention_equals_repeated_heads(key):
 
 
 @given(key=keys())
+def test_a_query_by_itself_has_the_scores_that_it_has_among_others(key):
+    """By itself, as in decoding, it is multiplied in another order."""
+    q, k, d_a = normals(key, [(2, 3, 4, 5), (2, 6, 5), (2, 3, 4, 6)], jnp.float64)
+    together, pullback = jax.vjp(scores, q, k)
+    alone, pullback_alone = jax.vjp(lambda q, k: jnp.concatenate([scores(q[:, :, [t]], k) for t in range(4)], 2), q, k)
+    assert_close((alone, pullback_alone(d_a)), (together, pullback(d_a)), FORMULA)
+
+
+@given(key=keys())
 def test_what_attends_only_to_itself_returns_its_value(key):
     params, x, where = drawn_params(key), normal(key, (T, D)), Tokens.arange(T)
     _, _, v = project(params, x, x)

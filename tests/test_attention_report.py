@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.attention import __main__ as command
-from benchmarks.attention import bars, cores, cost, options, plots, protocol, record, views
+from benchmarks.attention import bars, cores, cost, options, page, plots, protocol, record, views
 from benchmarks.attention.candidates import LAWS
 from benchmarks.attention.quality_tasks import TASKS
 from minilm.flags import UsageError
@@ -111,11 +111,11 @@ def test_every_view_holds_every_row_and_the_page_how_to_make_it(tmp_path, monkey
             assert each["candidate"] in shown[form]
         assert "it is so" in shown[form]
     assert len(shown["csv"].splitlines()) == 1 + len(ROWS)
-    for page in (shown["markdown"], shown["html"]):
-        assert "minilm bench attention ops --cores made-up" in page
-        assert "ssd passes blockwise at T = 1500" in page
-        assert "time like T^2.00" in page
-        assert "load was beyond its number of cores" in page
+    for text in (shown["markdown"], shown["html"]):
+        assert "minilm bench attention ops --cores made-up" in text
+        assert "ssd passes blockwise at T = 1500" in text
+        assert "time like T^2.00" in text
+        assert "load was beyond its number of cores" in text
     assert shown["html"].count("data:image/png;base64,") == len(list((tmp_path / "plots").iterdir())) == 4
     assert "](plots/attention_time.png)" in shown["markdown"]
     assert all(picture.startswith(b"\x89PNG") for picture in plots.plots(ROWS[:1]).values())
@@ -155,6 +155,36 @@ def test_a_time_that_is_not_linear_in_the_length_says_how_the_work_grows():
         rows = [row(bars.WINDOWED, t, 1e-9 * t**power) | {"flops": {"useful": t**1.12}} for t in (512, 1024, 4096)]
         verdicts += [line[2:] for line in bars.judged(rows)]
     assert verdicts == [("T^1.10", "holds"), ("T^1.30", "**does not hold**; its useful FLOPs: T^1.12")]
+
+
+def on_a_gpu(row, dtype="bfloat16"):
+    return row | {"dtype": dtype, "environment": row["environment"] | {"device": "NVIDIA H200"}}
+
+
+def test_bars_of_an_accelerator_are_others_and_its_rows_stand_apart():
+    times = {"pallas": 1e-3, "jax-cudnn": 0.6e-3, "dense": 7e-3, "jax-nn": 1e-3, "blockwise": 1e-3}
+    rows = [on_a_gpu(row(name, 8192, seconds)) for name, seconds in times.items()]
+    rows += [on_a_gpu(row(name, 2048, 1e-3), "float32") for name in ("jax-nn", "blockwise")]
+    assert [line[0] for line in bars.judged(rows) if "passes" not in line[0]] == [
+        "our kernel has at least half of cuDNN's rate, 8,192 tokens",
+        "our kernel is at least 8 × as fast as dense, 8,192 tokens",
+    ]
+    assert [line[2] for line in bars.judged(rows)] == ["0.60 ×", "7.00 ×"]
+    assert [line[3].startswith("holds") for line in bars.judged(rows)] == [True, False]
+    both = [*rows, row("blockwise", 8192, 1e-9)]
+    assert not [line for line in views.crossovers(both) if "blockwise passes" in line and "NVIDIA" not in line]
+    text = page.markdown(both, [], {}, "a command")
+    assert "Cores: attention between heads that are given, on cpu" in text
+    assert "Cores: attention between heads that are given, on NVIDIA H200" in text
+    assert len({record.identity(each) for each in (row("dense", 8192, 1.0), on_a_gpu(row("dense", 8192, 1.0)))}) == 2
+
+
+def test_of_many_candidates_pairs_are_not_told_one_by_one():
+    powers = enumerate([1.0, *[2.0] * views.MANY])
+    rows = [row(f"v{i}", t, (1e-6 if i else 3e-6) * t**p) for i, p in powers for t in (1, 16)]
+    assert views.crossovers(rows) == []
+    assert len(views.crossovers([each for each in rows if each["candidate"] != "v1"])) == views.MANY - 1
+    assert plots.plots(rows)["time"].startswith(b"\x89PNG")
 
 
 def test_a_comparison_fails_where_the_second_is_slower_or_lost(tmp_path, monkeypatch, capsys):

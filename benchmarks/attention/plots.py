@@ -44,6 +44,8 @@ def _panel(axes, key, candidates, figure, crossed):
     for place, (name, each) in enumerate(costs.items()):
         style = {"marker": "o", "markersize": 3, "color": f"C{place % 10}", "linestyle": "-" if place < 10 else "--"}
         axes.plot(list(each), list(each.values()), label=name, **style)
+    many = len(costs) > views.MANY
+    crossed = crossed and not many
     for first, second in _pairs(costs) if crossed else ():
         crossing = scaling.crossing(costs[first], costs[second])
         if crossing and crossing[1] and crossing[0] > min(costs[first]):
@@ -51,9 +53,10 @@ def _panel(axes, key, candidates, figure, crossed):
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     title = f"{key.kind}s, {TITLES[key.mode]}, {key.dtype}" + (f", {key.device}" if key.device != "cpu" else "")
-    axes.set_title(title + (" (×: one passes another)" if crossed else ""))
+    axes.set_title(title + (" (×: one passes another)" if crossed else ""), fontsize=9)
     axes.grid(which="major", alpha=0.3)
-    axes.legend(fontsize=7)
+    beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": 2} if many else {}
+    axes.legend(fontsize=6 if many else 7, **beside)
 
 
 def _pairs(costs):

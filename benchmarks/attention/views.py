@@ -96,6 +96,9 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+MANY = 12  # candidates, beyond which pairs of them are too many to be told one by one
+
+
 class Group(NamedTuple):
     """What rows share that are shown together."""
 
@@ -156,9 +159,11 @@ def space(row: dict) -> int:
 
 
 def crossovers(rows: list[dict]) -> list[str]:
-    """Sentences: which candidate passes which at what length, and which never does within reach."""
+    """Sentences: which candidate passes which at what length, where no more than `MANY` stand side by side."""
     lines = []
     for group, candidates in groups(rows).items():
+        if len(candidates) > MANY:
+            continue
         times = {name: {t: seconds(row) for t, row in each.items()} for name, each in candidates.items()}
         for first, own in times.items():
             for second, other in times.items():

@@ -79,6 +79,11 @@ def test_the_mean_of_a_block_chooses_it_and_heads_choose_for_themselves():
     assert seen.tolist() == [[0, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 1, 1, 1]]
 
 
+def test_zero_is_as_large_as_minus_zero():
+    assert largest(jnp.array([-0.0, 0.0, -0.0]), n=1).tolist() == [True, False, False]
+    assert largest(jnp.array([2.0, 1.0]), n=5).all()
+
+
 def test_of_equally_good_blocks_the_earlier_is_chosen():
     q, k, tokens = jnp.zeros((1, 1, 7, 2)), jnp.ones((1, 7, 2)), Tokens.arange(7)
     for sign in (0.0, -0.0):

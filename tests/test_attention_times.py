@@ -91,11 +91,14 @@ def test_what_ran_on_no_device_has_no_device_time():
     assert len(runs) == 3
 
 
-def test_an_accelerator_is_timed_by_its_own_work(monkeypatch):
+def test_an_accelerator_is_timed_by_its_own_work(monkeypatch, capsys):
     assert protocol.timer(False).name == "CPU time"
     assert protocol.timer(True).name == "wall-clock time", "where there is none"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert (protocol.timer(True).name, protocol.timer(True).took) == ("device time", device_time.device_seconds)
+    assert protocol.timer(True).name == "wall-clock time", "where the profiler sees nothing"
+    assert "saw nothing that ran on a device, so that there is no device time. Times" in capsys.readouterr().err
+    monkeypatch.setattr(protocol, "DEVICE", protocol.DEVICE._replace(took=lambda run, calls: run().sum() * calls))
+    assert (protocol.timer(True).name, protocol.timer(True).took(lambda: jnp.ones(2), 3)) == ("device time", 6.0)
 
 
 @pytest.mark.parametrize(("flag", "clock"), [([], "CPU time"), (["--accelerator"], "wall-clock time")])

@@ -2,10 +2,9 @@
 
 As many sequences stand side by side as have `--total` tokens together, so that short and long contexts hold as much in
 all, and each program does one step of every sequence, told where that stands: its state is overwritten, as in
-generation. `step` is checked
-against `apply` first, both ways round: the error is that of the steps, beside that of the whole sequence at once; and
-once more by the token whose time is taken, behind its whole context, or as much of it as `apply` has memory for; and
-the program that is timed, of all sequences, against one by itself.
+generation. `step` is checked against `apply` first, both ways round: the error is that of the steps, beside that of the
+whole sequence at once; then by the token whose time is taken, behind its whole context, or as much of it as `apply` has
+memory for; and the program that is timed, of all sequences, against a step of one.
 
     minilm bench attention decode                                          four mixers, 256 to 4,096 tokens
     minilm bench attention decode --variants mha,gqa:groups=2,mla --contexts 256..32k --total 64k

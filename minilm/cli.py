@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minilm.config import PRESETS
 from minilm.flags import OVERVIEW, Generate, UsageError, nearest, parse
-from minilm.interruption import signal_of, terminable
+from minilm.interruption import run_child, signal_of, terminable
 
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
 
@@ -146,8 +146,6 @@ def fetch(arguments: list[str]) -> int | None:
 
 def bench(arguments: list[str]) -> int | None:
     """Run a benchmark, or list them with their committed results."""
-    import subprocess
-
     # What the benchmark is told is its own affair, so only the name is read here.
     parse("bench", arguments[:1])
     folder = Path(__file__).parent.parent / "benchmarks"
@@ -172,7 +170,7 @@ def bench(arguments: list[str]) -> int | None:
     # It runs where the user stands, so that paths mean what they say; -P, so that no file there passes for a module.
     paths = [str(folder.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.run([sys.executable, "-P", "-m", f"benchmarks.{name}", *rest], env=environment).returncode
+    return run_child([sys.executable, "-P", "-m", f"benchmarks.{name}", *rest], environment)
 
 
 def info(arguments: list[str]) -> int | None:

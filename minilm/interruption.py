@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import subprocess
 import threading
 
 
@@ -33,6 +34,23 @@ def terminable():
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def run_child(command: list[str], environment: dict[str, str]) -> int:
+    """A program of its own, to its end; its exit code, as shells count it.
+
+    What interrupts this process interrupts the child, which may end what it began. It is told by SIGINT, unless a
+    terminal has: Ctrl-C goes to all that it runs.
+    """
+    process = subprocess.Popen(command, env=environment)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt as interrupt:
+        if signal_of(interrupt) != signal.SIGINT:
+            process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    return code if code >= 0 else 128 - code
 
 
 class Interruption:

@@ -138,6 +138,15 @@ def test_a_query_by_itself_has_the_scores_that_it_has_among_others(key):
     assert_close((alone, pullback_alone(d_a)), (together, pullback(d_a)), FORMULA)
 
 
+@pytest.mark.parametrize("t", [1, 2])
+def test_scores_of_unlike_dtypes_are_in_the_wider_and_their_gradients_exact(t):
+    q, k, d_a = normals(jax.random.key(8), [(2, 3, t, 4), (2, 5, 4), (2, 3, t, 5)], jnp.float64)
+    a, pullback = jax.vjp(scores, q, k.astype(jnp.float32))
+    assert a.dtype == jnp.float64
+    expected = jax.vjp(scores, q, k.astype(jnp.float32).astype(jnp.float64))[1](d_a)
+    assert_close(pullback(d_a)[0], expected[0], FORMULA)
+
+
 @given(key=keys())
 def test_what_attends_only_to_itself_returns_its_value(key):
     params, x, where = drawn_params(key), normal(key, (T, D)), Tokens.arange(T)

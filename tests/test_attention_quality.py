@@ -251,9 +251,10 @@ def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known():
         "dtype": "float32",
         "status": "ok",
     }
-    decoded |= {"environment": {}, "sizes": {"context": 4096}, "time": {"token": 0.0025}}
+    decoded |= {"environment": {"device": "cpu"}, "sizes": {"context": 4096}, "time": {"token": 0.0025}}
     other = decoded | {"sizes": {"context": 256}, "time": {"token": 0.009}}
-    assert quality_plots.decode_times([decoded, other]) == {"mha": 2.5}
+    elsewhere = decoded | {"environment": {"device": "NVIDIA H200"}, "time": {"token": 1e-5}}
+    assert quality_plots.decode_times([decoded, other, elsewhere, elsewhere | {"dtype": "bfloat16"}]) == {"mha": 2.5}
     rows = [row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None, within_reach=None)]
     drawn = quality_plots.plots(rows, [decoded, other])
     assert list(drawn) == ["bits_by_decode_time"]

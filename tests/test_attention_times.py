@@ -32,7 +32,7 @@ class Clock:
 def test_candidates_take_turns_until_their_times_are_settled():
     clock = Clock()
     runs = {"a": clock.run("a", itertools.repeat(1.0)), "b": clock.run("b", itertools.repeat(2.0))}
-    times = protocol.settled_times(runs, seconds=1e9, timer=protocol.by_clock("made-up", clock))
+    times, _ = protocol.settled_times(runs, seconds=1e9, timer=protocol.by_clock("made-up", clock))
     assert times == {"a": [1.0] * protocol.FEWEST, "b": [2.0] * protocol.FEWEST}
     assert clock.turns == "aabb" + "ab" * protocol.FEWEST, "two runs each to begin with, then in turn"
 
@@ -40,7 +40,7 @@ def test_candidates_take_turns_until_their_times_are_settled():
 @pytest.mark.parametrize(("seconds", "rounds"), [(1e9, protocol.MOST), (30.0, 12), (0.1, protocol.FEWEST)])
 def test_what_does_not_settle_is_sampled_until_the_budget_is_spent(seconds, rounds):
     clock = Clock()
-    times = protocol.settled_times(
+    times, _ = protocol.settled_times(
         {"a": clock.run("a", itertools.cycle([1.0, 2.0, 5.0]))},
         seconds=seconds,
         timer=protocol.by_clock("made-up", clock),
@@ -49,9 +49,28 @@ def test_what_does_not_settle_is_sampled_until_the_budget_is_spent(seconds, roun
     assert not protocol.summary(times["a"], 0.0, "CPU time")["settled"]
 
 
+@pytest.mark.parametrize("at", range(1, 5))
+def test_of_what_fails_while_it_is_timed_the_reason_is_kept_and_the_others_are_timed(at):
+    clock, calls = Clock(), itertools.count(1)
+    right = clock.run("a", itertools.repeat(1.0))
+
+    def flaky():
+        if next(calls) == at:
+            raise OSError("the device is gone\nfor good")
+        right()
+
+    times, failed = protocol.settled_times(
+        {"flaky": flaky, "a": right}, seconds=1e9, timer=protocol.by_clock("made-up", clock)
+    )
+    assert times == {"a": [1.0] * protocol.FEWEST}
+    assert failed == {"flaky": {"status": "failed", "reason": "OSError: the device is gone"}}
+    alone, failed = protocol.settled_times({"flaky": lambda: 1 / 0}, seconds=1.0)
+    assert (alone, list(failed)) == ({}, ["flaky"])
+
+
 def test_a_sample_of_a_short_run_is_many_calls():
     clock = Clock()
-    times = protocol.settled_times(
+    times, _ = protocol.settled_times(
         {"a": clock.run("a", itertools.repeat(protocol.SAMPLE / 10))},
         seconds=1,
         timer=protocol.by_clock("made-up", clock),

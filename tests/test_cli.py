@@ -1,17 +1,19 @@
 """The commands as their users type them, good and bad input alike."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from minilm import cli, flags
+from minilm import cli, flags, interruption
 from minilm.config import PRESETS
 
 
@@ -263,3 +265,44 @@ def test_a_signal_that_no_loop_notes_is_answered_in_a_word_when_all_is_cleaned_u
     assert cli.main(["info"]) == 128 + number
     assert (cleaned_up, capsys.readouterr().err) == ([True], "minilm: interrupted.\n")
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_another_handler_of_sigterm_stays_and_a_thread_sets_none():
+    with interruption.terminable():
+        own = signal.getsignal(signal.SIGTERM)
+        with interruption.terminable():
+            assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGTERM) is own
+    ended = []
+
+    def thread():
+        with interruption.terminable():
+            ended.append(signal.getsignal(signal.SIGTERM))
+
+    running = threading.Thread(target=thread)
+    running.start()
+    running.join()
+    assert ended == [signal.SIG_DFL]
+
+
+def test_a_child_is_told_to_end_and_may_clean_up(tmp_path):
+    program = """if True:
+        import pathlib, time
+        try:
+            pathlib.Path("begun").touch()
+            time.sleep(60)
+        finally:
+            time.sleep(0.5)
+            pathlib.Path("cleaned up").touch()"""
+
+    def terminate():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate).start()
+    with interruption.terminable(), pytest.raises(interruption.Terminated), contextlib.chdir(tmp_path):
+        interruption.run_child([sys.executable, "-c", program], dict(os.environ))
+    assert (tmp_path / "cleaned up").exists()
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert interruption.run_child(killed, dict(os.environ)) == 137

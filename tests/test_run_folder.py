@@ -11,6 +11,7 @@ from rich.console import Console
 from minilm import checkpoint, run_folder, trainer
 from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
 from minilm.history import History
+from minilm.interruption import Terminated
 
 WIDTHS = {"n_layers": 1, "n_heads": 2, "d_model": 8, "context_length": 12}
 QUICK = replace(
@@ -106,15 +107,16 @@ def test_where_the_history_finds_no_room_the_checkpoint_before_it_and_the_way_on
     assert trainer.resume(tmp_path / "run", console=Console(file=io.StringIO())).step == 4
 
 
-def test_interrupted_behind_its_last_step_a_run_says_how_to_go_on(text, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("interrupt", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_interrupted_behind_its_last_step_a_run_says_how_to_go_on(interrupt, code, text, tmp_path, monkeypatch):
     def interrupted(*_):
-        raise KeyboardInterrupt
+        raise interrupt
 
     console = Console(file=io.StringIO(), width=120)
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "baselines", interrupted)
         result = trainer.train(told(text, tmp_path / "run"), console)
-    assert (result.step, result.exit_code) == (4, 130)
+    assert (result.step, result.exit_code) == (4, code)
     assert f"minilm train --resume {tmp_path / 'run'}" in console.file.getvalue()
     assert trainer.resume(tmp_path / "run", console=console).validation > 0
 

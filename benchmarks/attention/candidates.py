@@ -57,6 +57,7 @@ class Candidate:
     cast: Callable[..., Any] = lambda inputs, dtype: jax.tree.map(lambda a: jnp.asarray(a, dtype), inputs)
     mixer: Mixer | None = None
     slots: Callable[[int], int] = lambda context: context  # of a decoding state
+    convolution: int = 0  # how wide the short convolution before the mixer is
     at: Callable[[Any], Callable] | None = None  # rows -> the definition's results of these tokens, from all arguments
 
     def definition_at(self, rows):
@@ -81,13 +82,16 @@ def draw(law: str, seed: int):
 
 
 def prefilling(candidate: Candidate) -> Candidate:
-    """A mixer that reads all tokens into its empty state, which comes back with the outputs, as before generation."""
+    """A mixer that reads all tokens into its empty state, which comes back with the outputs, as before generation.
+
+    There is room for one token more, which comes next.
+    """
 
     def refused(spec):
         return "A core has no state that could be filled: prefill is of variants."
 
     def function(params, x):
-        state = candidate.mixer.init_state(params, len(x))
+        state = candidate.mixer.init_state(params, len(x) + 1)
         return candidate.mixer.step(params, state, x, Tokens.arange(len(x)))[::-1]
 
     return replace(candidate, **{"function": function} if candidate.mixer else {"supports": refused})
@@ -158,4 +162,5 @@ def mixer(text: str, d: int, heads: int, seed: int = 0) -> Candidate:
         cast=cast,
         mixer=made,
         slots=slots,
+        convolution=options.get("convolution", 0),
     )

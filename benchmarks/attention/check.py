@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.attention.candidates import LAWS, Candidate, draw
+from minilm.shapes import Tokens
 
 RESULT = "the result"
 ON_THE_WAY, IN_SUMS = 4, 64  # units of rounding
@@ -114,6 +115,29 @@ def check_long(candidate: Candidate, program, mode: str, dtype: str, length: int
     if not np.isfinite(np.asarray(out, np.float64)).all():
         return verdict | {"passed": False, "reason": f"of {length} tokens, some results are not finite"}
     return verdict | judged(verdict, f"at {len(rows)} of {length} tokens")
+
+
+def next_token(candidate: Candidate, state, dtype: str, length: int, laws: dict) -> dict:
+    """The verdict on a state behind so many tokens: what comes next, against a state that read them one by one.
+
+    Args:
+      candidate, dtype, length: a mixer, and the tokens that `arguments` gives it under the first law.
+      state: what a program made of them.
+      laws: of the verdict on its outputs, whose error is allowed here on both sides.
+    """
+    params, x = arguments(candidate, LAWS[0], length + 1, "fwd", dtype)
+    here = Tokens.arange(length)
+
+    def read(state, token):
+        x, position = token
+        return candidate.mixer.step(params, state, x[None], Tokens(position[None], jnp.zeros(1, jnp.int32)))[0], None
+
+    empty = candidate.mixer.init_state(params, length + 1)
+    expected = jax.jit(lambda: jax.lax.scan(read, empty, (x[:-1], here.position))[0], compiler_options=PLAINLY)()
+    last = x[-1:], Tokens.arange(1, length)
+    found, truth = (candidate.mixer.step(params, each, *last)[1] for each in (state, expected))
+    errors = {"error": worst(found, truth)[0], "where": "the token after them", "allowed": 2 * laws[LAWS[0]]["allowed"]}
+    return errors | judged(errors, f"of {length} tokens read at once")
 
 
 def compared(found, definition, inputs, dtype, by_token=False) -> dict:

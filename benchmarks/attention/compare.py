@@ -23,6 +23,7 @@ def main(words: list[str]) -> int:
     return run(parser.parse_args(words))
 
 
+@record.rows_as_written
 def run(chosen) -> int:
     """Print a line for each row that both files have; 1 where one is too slow or lost."""
     before, after = (
@@ -33,19 +34,20 @@ def run(chosen) -> int:
     if not shared:
         raise UsageError(f"{chosen.before} and {chosen.after} have no measurement in common.")
     limit = math.inf if chosen.fail_if_slower is None else 1 + chosen.fail_if_slower
-    ratios, lost = {}, []
-    for key in shared:
+    names, ratios, lost = _names([before[key] for key in shared]), {}, []
+    for name, key in zip(names, shared, strict=True):
         first, second = before[key], after[key]
-        name = f"{first['candidate']}, {first['mode']}, {record.extent(first)} tokens, {first['dtype']}"
         if "time" not in second:
             lost.append(f"{name} had a time, and is {second['status']} now: {second.get('reason')}")
             continue
         clocks = [row["time"]["clock"] for row in (first, second)]
         if len(set(clocks)) > 1:
             raise UsageError(f"{name} was taken in {' and in '.join(clocks)}: measure both in the same way.")
-        a, b = first["time"]["median"], second["time"]["median"]
-        ratios[name] = b / a
-        print(f"{b / a:6.2f} ×   {1e3 * a:10.4g} ms → {1e3 * b:10.4g} ms   {name}")
+        ratios[name] = second["time"]["median"] / first["time"]["median"]
+    for name, key in zip(names, shared, strict=True):
+        if name in ratios:
+            a, b = (1e3 * rows[key]["time"]["median"] for rows in (before, after))
+            print(f"{ratios[name]:6.2f} ×   {a:10.4g} ms → {b:10.4g} ms   {name}")
     alone = len(before.keys() ^ after.keys())
     print(f"{len(shared)} rows in both files" + (f", {alone} in one of them alone" if alone else ""))
     for sentence in lost:
@@ -58,3 +60,13 @@ def run(chosen) -> int:
             f"{worst}, at {ratios[worst]:.2f} times the time."
         )
     return 1 if slow or lost else 0
+
+
+def _names(rows):
+    """What each row measures; where two would read alike, with all that tells them apart."""
+    short = [f"{row['candidate']}, {row['mode']}, {record.extent(row)} tokens, {row['dtype']}" for row in rows]
+    long = [
+        f"{row['kind']} {name}, {row['sizes']}, {row['environment']['device']}"
+        for name, row in zip(short, rows, strict=True)
+    ]
+    return [name if short.count(name) == 1 else more for name, more in zip(short, long, strict=True)]

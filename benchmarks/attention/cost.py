@@ -6,7 +6,7 @@
 * **executed FLOPs**: those of all products of the traced program (`minilm.flops`), masked pairs and recomputation
   included.
 * **io**: the bytes of arguments and results, which any implementation must move. Intensity is useful FLOPs (of a mixer
-  executed ones) by io; the roof is the smaller of the peak and intensity × bandwidth, both measured here.
+  executed ones) by io; the roof is the smaller of the peak and intensity × bandwidth, both measured here, on a CPU.
 * **memory**: temporaries + arguments + results − what of them is shared, as the compiler laid it out.
 * **held, read**: bytes of one sequence's decoding state, and what a step must read of it.
 """
@@ -85,9 +85,9 @@ def peak(clock) -> dict:
     return {"flops": machine.flops, "bandwidth": machine.bandwidth}
 
 
-def roofline(work: int | None, moved: int, seconds: float, peak: dict) -> dict | None:
-    """Where a measurement stands below the roof: None where its work is unknown."""
-    if not work:
+def roofline(work: int | None, moved: int, seconds: float, peak: dict | None) -> dict | None:
+    """Where a measurement stands below the roof: None where its work or the peak is unknown."""
+    if not work or not peak:
         return None
     intensity = work / moved
     roof = min(peak["flops"], intensity * peak["bandwidth"])

@@ -20,7 +20,6 @@ from minilm.shapes import Tokens
 
 DEFAULT = ["mha", "gqa", "mla", "gated-delta-net"]
 PIECE = 128  # tokens that are read at once while a state is filled
-BEFORE = 16  # tokens before a window, of which a short convolution within it still knows
 MOST = 4e9  # bytes, for all tokens at once
 
 
@@ -35,7 +34,7 @@ def main(words: list[str]) -> int:
     add("--width", type=options.positive, default=256, help="of the model (default: 256)")
     add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
     add("--budget", type=options.seconds, default=60.0, help="seconds for all timing (default: 60)")
-    add("--out", metavar="FILE", help="write the measurements there, a JSON line each")
+    add("--out", type=options.file, metavar="FILE", help="write the measurements there, a JSON line each")
     options.add_device(parser)
     return run(parser.parse_args(words))
 
@@ -76,7 +75,7 @@ def stepping(candidate: Candidate) -> Candidate:
 def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, context and dtype. Candidates of one context are timed in turn."""
     timer, rows, verdicts = protocol.timer(chosen.accelerator), [], {}
-    peak = cost.peak(timer.clock)
+    peak = None if chosen.accelerator else cost.peak(timer.clock)
     share = chosen.budget / (len(chosen.dtype) * len(chosen.contexts))
     for dtype in chosen.dtype:
         for context in chosen.contexts:
@@ -86,11 +85,12 @@ def measured(candidates, chosen) -> list[dict]:
                 try:
                     found = _prepared(candidate, dtype, context, batch, verdicts)
                 except Exception as error:  # whatever a candidate does, the others are still measured
-                    found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+                    found = protocol.failure(error)
                 prepared[candidate.name] = candidate, found
             runs = {name: found["run"] for name, (_, found) in prepared.items() if "run" in found}
-            times = protocol.settled_times(runs, seconds=share, timer=timer)
+            times, failed = protocol.settled_times(runs, seconds=share, timer=timer)
             for name, (candidate, found) in prepared.items():
+                found = found | failed.get(name, {})
                 figures = _figures(found, times.get(name), timer.name, batch, peak)
                 rows.append(record.row("decode", where, candidate, mode="decode", sizes=sizes, dtype=dtype, **figures))
                 views.progress(rows[-1])
@@ -116,8 +116,11 @@ def _prepared(candidate, dtype, context, batch, verdicts):
 
         return jax.vmap(one)(states, x, position)
 
+    # The last token goes to the first sequence, its neighbours to the others, which stand at two places.
+    rows = jnp.arange(context - 1, context - 1 - batch, -1) % context
+    places = jnp.maximum(context - 1 - jnp.arange(batch, dtype=jnp.int32) % 2, 0)
     states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], batch, axis=0), state)
-    inputs = params, states, jnp.repeat(x[-1:], batch, axis=0), jnp.full(batch, context - 1, jnp.int32)
+    inputs = params, states, x[rows], places
     program, seconds = protocol.compiled(step, inputs, donate=(1,))
     held, executed = cost.held(state), cost.flops(candidate, step, inputs, context, "fwd")["executed"]
     found = {"check": verdict, "memory": cost.memory(program), "flops": {"useful": None, "executed": executed}}
@@ -128,12 +131,14 @@ def _prepared(candidate, dtype, context, batch, verdicts):
         states, y = program(params, states, *inputs[2:])
         return jax.block_until_ready(y)
 
-    one = candidate.mixer.step(params, state, x[-1:], _at(context - 1))[1]
-    error = check.worst(run(), jnp.broadcast_to(one, (batch, *one.shape)))[0]
-    errors = {"error": error, "where": "the step", "allowed": verdict["long"]["allowed"]}
-    alike = check.judged(errors, f"of {batch} sequences side by side")
-    if not alike["passed"]:
-        return found | {"status": "wrong", "reason": alike["reason"]}
+    y = run()
+    for i in {0, batch // 2, batch - 1}:
+        alone = candidate.mixer.step(params, state, inputs[2][i][None], _at(places[i]))
+        error = check.worst(jax.tree.map(lambda leaf, i=i: leaf[i], (states, y)), alone)[0]
+        errors = {"error": error, "where": "a step with its state", "allowed": verdict["long"]["allowed"]}
+        alike = check.judged(errors, f"of {batch} sequences side by side")
+        if not alike["passed"]:
+            return found | {"status": "wrong", "reason": alike["reason"]}
     return found | {"run": run, "compile": seconds}
 
 
@@ -142,8 +147,9 @@ def filled(candidate: Candidate, params, x, context: int):
     slots = candidate.slots(context)
     piece = min(PIECE, slots)
     # A piece rolls through a window's cache, whose first token must still find the keys before it. What is held needs
-    # no more than a step's, so that the last tokens are read alone.
-    pieces, alone = divmod(context - 1, piece) if slots == context else (0, min(context - 1, slots + BEFORE))
+    # no more than a step's, and the tokens that a convolution still knows, so that the last tokens are read alone.
+    alone = min(context - 1, slots + candidate.convolution)
+    pieces, alone = divmod(context - 1, piece) if slots == context else (0, alone)
     start = context - 1 - pieces * piece - alone
     position = jnp.arange(context, dtype=jnp.int32)
 
@@ -179,7 +185,7 @@ def last_token(candidate: Candidate, params, x, state, allowed: float, most: flo
     return errors | check.judged(errors, f"of {context} tokens")
 
 
-def _at(position: int) -> Tokens:
+def _at(position) -> Tokens:
     """Where one token stands."""
     return Tokens(jnp.full(1, position, jnp.int32), jnp.zeros(1, jnp.int32))
 

@@ -12,6 +12,7 @@ from benchmarks.attention.candidates import Spec
 def main(words: list[str]) -> int:
     """Read the options, and run."""
     parser = options.Parser("list", __doc__)
+    options.add_device(parser)
     return run(parser.parse_args(words))
 
 

@@ -30,7 +30,7 @@ def main(words: list[str]) -> int:
     add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
     add("--budget", type=options.seconds, default=60.0, help="seconds for all timing (default: 60)")
     add("--memory", type=options.gigabytes, default=8.0, help="gigabytes beyond which nothing is run (default: 8)")
-    add("--out", metavar="FILE", help="write the measurements there, a JSON line each")
+    add("--out", type=options.file, metavar="FILE", help="write the measurements there, a JSON line each")
     options.add_device(parser)
     return run(parser.parse_args(words))
 
@@ -67,7 +67,7 @@ def measured(candidates, chosen) -> list[dict]:
     import jax
 
     timer, rows, verdicts = protocol.timer(chosen.accelerator), [], {}
-    platform, peak = jax.default_backend(), cost.peak(timer.clock)
+    platform, peak = jax.default_backend(), None if chosen.accelerator else cost.peak(timer.clock)
     groups = [(t, mode, dtype) for dtype in chosen.dtype for mode in chosen.modes for t in chosen.lengths]
     share = chosen.budget / len(groups)
     for length, mode, dtype in groups:
@@ -80,11 +80,12 @@ def measured(candidates, chosen) -> list[dict]:
             try:
                 found = _prepared(candidate, spec, length, verdicts, chosen.memory * 1e9)
             except Exception as error:  # whatever a candidate does, the others are still measured
-                found = {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+                found = protocol.failure(error)
             prepared[candidate.kind, candidate.name] = (head, found)
         runs = {key: found["run"] for key, (_, found) in prepared.items() if "run" in found}
-        times = protocol.settled_times(runs, seconds=share, timer=timer)
+        times, failed = protocol.settled_times(runs, seconds=share, timer=timer)
         for key, (head, found) in prepared.items():
+            found = found | failed.get(key, {})
             rows.append(_row(head, found, times.get(key), timer.name, peak))
             views.progress(rows[-1])
     return rows
@@ -127,6 +128,10 @@ def _prepared(candidate, spec, length, verdicts, most):
         found["check"] = verdict | {"long": long}
         if not long["passed"]:
             return found | {"status": "wrong", "reason": long["reason"]}
+    if filling:
+        after = check.next_token(candidate, program(*inputs)[1], spec.dtype, length, verdict["laws"])
+        if not after["passed"]:
+            return found | {"status": "wrong", "reason": after["reason"]}
     return found | {"run": lambda: jax.block_until_ready(program(*inputs)), "compile": seconds}
 
 

@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 import shlex
+from pathlib import Path
 
 from minilm.flags import UsageError, nearest
 
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_device(parser: Parser) -> None:
     """The option that chooses the device, and with it how times are taken."""
-    words = "measure the device that JAX finds, in the time that it works, not one CPU core in CPU time"
+    words = "of the device that JAX finds, in the time that it works, not of one CPU core in CPU time"
     parser.add_argument(ACCELERATOR, action="store_true", help=words)
 
 
@@ -134,6 +135,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 2147483647")
     return int(text)
+
+
+def file(text: str) -> str:
+    """Where something is to be written."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder: name a file")
+    return text
 
 
 def whole(text: str) -> int:

@@ -52,7 +52,9 @@ def _panel(axes, key, candidates, figure, crossed):
             axes.plot(crossing[0], _between(costs[second], crossing[0]), "kx", markersize=7)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    title = f"{key.kind}s, {TITLES[key.mode]}, {key.dtype}" + (f", {key.device}" if key.device != "cpu" else "")
+    title = f"{key.kind}s, {TITLES.get(key.mode, key.mode)}, {key.dtype}" + (
+        f", {key.device}" if key.device != "cpu" else ""
+    )
     axes.set_title(title + (" (×: one passes another)" if crossed else ""), fontsize=9)
     axes.grid(which="major", alpha=0.3)
     beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": 2} if many else {}

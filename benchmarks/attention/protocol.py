@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,12 @@ def compiled(function: Callable, inputs: tuple, donate: tuple[int, ...] = ()):
     return program, time.process_time() - start
 
 
-def settled_times(runs: dict, *, seconds: float, timer: Timer = CPU) -> dict:
+def failure(error: Exception) -> dict:
+    """What a row says of a candidate that raised it."""
+    return {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+def settled_times(runs: dict[Any, Callable], *, seconds: float, timer: Timer = CPU) -> tuple[dict[Any, list], dict]:
     """Seconds a call of each, sample by sample.
 
     Args:
@@ -73,22 +78,33 @@ def settled_times(runs: dict, *, seconds: float, timer: Timer = CPU) -> dict:
       seconds: what may be spent on all of them; each is sampled `FEWEST` times, whatever that takes.
       timer: which time.
     Returns:
-      name -> the samples of all rounds, as many for each.
+      name -> the samples of all rounds, as many for each; and name -> `failure`, of those that raised an error.
     """
-    calls = {}
-    for name, run in runs.items():
-        run()
-        calls[name] = max(1, int(SAMPLE / max(timer.took(run, 1), 1e-9)))
-    times, begun = {name: [] for name in runs}, timer.clock()
-    while runs:
-        for name, run in runs.items():
+    calls, times, failed = dict.fromkeys(runs, 1), {name: [] for name in runs}, {}
+
+    def took(name):
+        try:
+            return timer.took(runs[name], calls[name]) / calls[name]
+        except Exception as error:  # the others are still measured
+            failed[name] = failure(error)
+            del times[name]
+
+    for name in runs:
+        took(name)  # which warms caches
+        if name in times and (once := took(name)) is not None:
+            calls[name] = max(1, int(SAMPLE / max(once, 1e-9)))
+    begun = timer.clock()
+    while times:
+        for name in list(times):
             rest()
-            times[name].append(timer.took(run, calls[name]) / calls[name])
-        n = len(times[next(iter(times))])
+            sample = took(name)
+            if name in times:
+                times[name].append(sample)
+        n = min(map(len, times.values()), default=MOST)
         spent = timer.clock() - begun > seconds or n >= MOST
         if n >= FEWEST and (spent or all(spread(each) < SPREAD for each in times.values())):
             break
-    return times
+    return times, failed
 
 
 def rest(pause: float = 0.003, patience: int = 500) -> None:

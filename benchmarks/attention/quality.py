@@ -161,7 +161,8 @@ def append(row: dict, path: Path) -> None:
 
 
 def measured(cell, command: str) -> dict:
-    """A cell's row. What a variant refuses, it refuses with a reason, which is a result too."""
+    """A cell's row. What a variant refuses, it refuses with a reason, which is a result too; as is how it fails."""
+    from benchmarks.attention.protocol import failure
     from benchmarks.attention.quality_cell import run
 
     where = record.environment(command)
@@ -169,6 +170,8 @@ def measured(cell, command: str) -> dict:
         results = run(cell)
     except ValueError as refusal:
         results = {"status": "unsupported", "reason": str(refusal)}
+    except Exception as error:  # whatever a variant does, the others are still measured
+        results = failure(error)
     return {"schema": SCHEMA, "mode": "quality"} | cell.identity | results | {"environment": where}
 
 

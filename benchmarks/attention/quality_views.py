@@ -48,7 +48,8 @@ def best(rows: list[dict]) -> list[dict]:
         rates = {rate: cells for rate, cells in rates.items() if len(cells) == most}
         usable = {rate: cells for rate, cells in rates.items() if all(cell["status"] == "ok" for cell in cells)}
         if not usable:
-            found.append({"row": next(iter(rates.values()))[0], "seeds": [], "rates": len(rates)})
+            refused = next(cell for cells in rates.values() for cell in cells if cell["status"] != "ok")
+            found.append({"row": refused, "seeds": [], "rates": len(rates)})
             continue
         rate = max(usable, key=lambda rate: statistics.mean(map(score, usable[rate])))
         found.append({"row": usable[rate][0], "seeds": usable[rate], "rates": len(rates)})

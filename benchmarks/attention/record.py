@@ -130,7 +130,9 @@ def _parsed(path, number, line):
             print(f"Line {number} of {path} was not written to its end, and is left aside.", file=sys.stderr)
             return None
         raise UsageError(f"Line {number} of {path} is no JSON: {error.msg} at column {error.colno}.") from None
-    missing = [path.rstrip("?") for path in _needed(found) if not _holds(found, path)]
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"Line {number} of {path} cannot be read: {error}.") from None
+    missing = [place.rstrip("?") for place in _needed(found) if not _holds(found, place)]
     if missing:
         raise UsageError(f"Line {number} of {path} is no measurement: it lacks {', '.join(missing)}.")
     if found["schema"] != SCHEMA:
@@ -140,10 +142,12 @@ def _parsed(path, number, line):
 
 def _needed(row) -> list[str]:
     """The paths that a row of its kind has."""
-    if not isinstance(row, dict) or row.get("mode") != "quality":
-        benchmark, timed = (row.get("benchmark"), "time" in row) if isinstance(row, dict) else (None, False)
-        words = _MEASURED + _EXTENT.get(benchmark, "") + (_TIMED + _OF.get(benchmark, "")) * timed
-        return (words + " reason" * (not timed)).split()
+    if not isinstance(row, dict):
+        return _MEASURED.split()
+    if row.get("mode") != "quality":
+        benchmark = "decode" if row.get("benchmark") == "decode" else "ops"
+        why, timed = " reason" * (row.get("status") != "ok"), (_TIMED + _OF[benchmark]) * ("time" in row)
+        return (_MEASURED + _EXTENT[benchmark] + why + timed).split()
     if row.get("status") != "ok":
         return [*_QUALITY.split(), "reason"]
     return (_QUALITY + _LEARNT + (_READ if row.get("bits_per_byte") is not None else _RECALLED)).split()
@@ -155,3 +159,19 @@ def _holds(row, path: str) -> bool:
             return False
         row = row[name]
     return row is not None or path.endswith("?")
+
+
+def rows_as_written(show):
+    """`show(chosen)`, where a row that is not as `--out` writes it ends in a sentence, whatever is wrong in it."""
+
+    @functools.wraps(show)
+    def shown(chosen):
+        try:
+            return show(chosen)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UsageError(f"A row of these files is not as --out writes it ({what}): measure it anew.") from error
+
+    return shown

@@ -26,10 +26,11 @@ def main(words: list[str]) -> int:
         help=", ".join(FORMATS) + " (default: table)",
     )
     add("--plots", metavar="FOLDER", help="write the pictures there, as PNG")
-    add("--out", metavar="FILE", help="write there instead of to the terminal")
+    add("--out", type=options.file, metavar="FILE", help="write there instead of to the terminal")
     return run(parser.parse_args(words))
 
 
+@record.rows_as_written
 def run(chosen) -> int:
     """Show or write the view that was asked for."""
     everything = [row for path in chosen.files for row in record.read(path)]

@@ -55,7 +55,9 @@ def note(row: dict) -> str:
     """What must be known before a row is believed."""
     if row["status"] != "ok":
         return f"{row['status']}: {row['reason']}"
-    notes = ["loaded machine"] if row["environment"].get("loaded") else []
+    device = row["environment"]["device"]
+    notes = [] if device == "cpu" else [f"on {device}"]
+    notes += ["loaded machine"] if row["environment"].get("loaded") else []
     if "time" in row and not row["time"]["settled"]:
         notes.append(f"not settled: ±{100 * row['time']['spread']:.0f}% of {row['time']['n']} samples")
     return "; ".join(notes)
@@ -96,6 +98,7 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+VARYING = ("length", "context", "sequences")  # sizes in which rows of a group differ
 MANY = 12  # candidates, beyond which pairs of them are too many to be told one by one
 
 
@@ -106,11 +109,15 @@ class Group(NamedTuple):
     kind: str
     mode: str
     dtype: str
+    sizes: tuple  # other than the length
     device: str
+    clock: str
 
     def __str__(self):
-        """For a sentence; the device is told where it is no CPU."""
-        return ", ".join([self.mode, self.dtype, *([] if self.device == "cpu" else [self.device])])
+        """For a sentence; a device and a clock are told where they are not those of a CPU."""
+        usual = ("cpu", "CPU time")
+        told = [word for word in (self.device, self.clock) if word not in usual]
+        return ", ".join([self.mode, self.dtype, *(f"{name} {size}" for name, size in self.sizes), *told])
 
 
 def groups(rows: list[dict]) -> dict[Group, dict[str, dict[int, dict]]]:
@@ -119,7 +126,8 @@ def groups(rows: list[dict]) -> dict[Group, dict[str, dict[int, dict]]]:
     for row in rows:
         if "time" in row:
             place = (row[name] for name in ("benchmark", "kind", "mode", "dtype"))
-            group = found.setdefault(Group(*place, row["environment"]["device"]), {})
+            others = tuple(item for item in sorted(row["sizes"].items()) if item[0] not in VARYING)
+            group = found.setdefault(Group(*place, others, row["environment"]["device"], row["time"]["clock"]), {})
             group.setdefault(row["candidate"], {})[record.extent(row)] = row
     return found
 

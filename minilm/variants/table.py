@@ -33,7 +33,7 @@ class Variant:
     def options(self) -> dict[str, object]:
         """What it can be told, with the defaults."""
         parameters = [*inspect.signature(self.build).parameters.values()][2:]
-        return {parameter.name: parameter.default for parameter in parameters}
+        return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 VARIANTS: dict[str, Variant] = {}
@@ -126,7 +126,7 @@ def _imported(place):
         build = getattr(importlib.import_module(module), function)
         inspect.signature(build)
         return build
-    except Exception as error:  # whatever a module of one's own does while it is read
+    except (Exception, SystemExit) as error:  # whatever a module of one's own does while it is read
         what = f"{type(error).__name__}: {str(error).rstrip('.')}"
         raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {what}.") from None
     finally:

@@ -162,7 +162,7 @@ def _rounded_einsum(subscripts: str, a, b):
 
     Autodiff's own backward pass would multiply a float32 cotangent by bfloat16 operands, off the hardware's fast path.
     """
-    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.result_type(a, b, jnp.float32))
 
 
 def _rounded_einsum_forward(subscripts, a, b):
@@ -172,7 +172,7 @@ def _rounded_einsum_forward(subscripts, a, b):
 def _rounded_einsum_backward(subscripts, saved, d_y):
     (a, b), (inputs, y) = saved, subscripts.split("->")
     a_axes, b_axes = inputs.split(",")
-    d_y = d_y.astype(a.dtype)
+    d_y = d_y.astype(jnp.result_type(a, b))
     d_a = _rounded_einsum(f"{y},{b_axes}->{a_axes}", d_y, b).astype(a.dtype)
     return d_a, _rounded_einsum(f"{y},{a_axes}->{b_axes}", d_y, a).astype(b.dtype)
 

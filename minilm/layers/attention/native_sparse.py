@@ -116,8 +116,7 @@ def selected_blocks(
     >>> selected_blocks(weights, jnp.array([11]), length=2, stride=2, size=2, n=4).astype(int).tolist()
     [[[1, 0, 1, 0, 1, 1]]]
     """
-    if n < 3:
-        raise ValueError(f"the first block and the last two are always selected: expected n of at least 3, got {n}")
+    _check_selected(n)
     i, j = stride * jnp.arange(weights.shape[-1]), size * jnp.arange(-(-weights.shape[-1] * stride // size))
     shared = jnp.minimum(i[:, None] + length, j + size) - jnp.maximum(i[:, None], j)
     u = jax.lax.stop_gradient(weights) @ (jnp.maximum(shared, 0) / stride).astype(weights.dtype)
@@ -198,10 +197,9 @@ def native_sparse_mixer(
     Raises:
       ValueError: a stride that does not divide `length` and `size`, or n < 3.
     """
-    if length % stride or size % stride:
+    if stride < 1 or length % stride or size % stride:
         raise ValueError(f"A stride of {stride} must divide the length of blocks, {length}, and their size, {size}.")
-    if n < 3:
-        raise ValueError(f"The first block and the last two are always selected: expected n of at least 3, got {n}.")
+    _check_selected(n)
     sizes = {"stride": stride, "size": size, "n": n, "width": width}
 
     def init(key, d_model):
@@ -241,3 +239,8 @@ def native_sparse_mixer(
         return cache, merge(params.heads, o.astype(x.dtype))
 
     return Mixer(init=init, apply=apply, init_state=init_state, step=step)
+
+
+def _check_selected(n):
+    if n < 3:
+        raise ValueError(f"the first block and the last two are always selected: expected n of at least 3, got {n}")

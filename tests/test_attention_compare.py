@@ -1,0 +1,86 @@
+"""Two measurements are compared row by row; and rows that are not as they were written end in a sentence."""
+
+import json
+
+import pytest
+
+from benchmarks.attention import quality_views, record
+from tests.test_attention_report import ROWS, bench, cell, on_a_gpu, row
+
+
+def test_a_comparison_fails_where_the_second_is_slower_or_lost(tmp_path, monkeypatch, capsys):
+    files = [tmp_path / name for name in ("same.jsonl", "slow.jsonl", "lost.jsonl", "other.jsonl")]
+    slower, lost = row("ssd", 1024, 1.2 * 1.5e-6 * 1024), row("ssd", 1024, 0, status="wrong")
+    for file, rows in zip(files, (ROWS, [ROWS[0], slower], [lost], [row("other", 8, 1.0)]), strict=True):
+        record.write(file, rows)
+    same, slow, gone, other = files
+    assert bench(monkeypatch, "compare", same, same, "--fail-if-slower", "10%") == 0
+    assert bench(monkeypatch, "compare", same, slow, "--fail-if-slower", "25%") == 0
+    assert bench(monkeypatch, "compare", same, slow) == 0
+    capsys.readouterr()
+    assert bench(monkeypatch, "compare", same, slow, "--fail-if-slower", "10%") == 1
+    assert "1 of 2 rows are more than 10% slower; the worst is ssd, fwd, 1024 tokens" in capsys.readouterr().out
+    assert bench(monkeypatch, "compare", same, gone) == 1
+    assert "ssd, fwd, 1024 tokens, float32 had a time, and is wrong now: it is so" in capsys.readouterr().out
+    assert bench(monkeypatch, "compare", same, other) == 2
+    assert "have no measurement in common" in capsys.readouterr().err
+
+
+def test_of_two_measurements_that_read_alike_each_is_compared(tmp_path, monkeypatch, capsys):
+    """A core and a mixer of one name, and the same on another device."""
+    core, mixer = (row("linear", 1024, 1.0, kind=kind) for kind in ("core", "mixer"))
+    slow = row("linear", 1024, 2.0)
+    record.write(tmp_path / "before.jsonl", [core, mixer, on_a_gpu(core, "float32")])
+    record.write(tmp_path / "after.jsonl", [slow, mixer, on_a_gpu(core, "float32")])
+    files = [tmp_path / f"{name}.jsonl" for name in ("before", "after")]
+    assert bench(monkeypatch, "compare", *files, "--fail-if-slower", "10%") == 1
+    shown = capsys.readouterr().out
+    assert "1 of 3 rows are more than 10% slower; the worst is core linear, fwd, 1024 tokens, float32, {" in shown
+    assert shown.count("  1.00 ×") == 2
+
+
+BROKEN = {
+    "a time in words": {"time": ROWS[0]["time"] | {"median": "soon"}},
+    "versions in words": {"environment": ROWS[0]["environment"] | {"versions": "the newest"}},
+    "figures in words": {"flops": "many"},
+    "sizes in words": {"sizes": {"length": "long"}},
+    "no reason": {"status": "wrong"},
+    "a benchmark of another kind": {"benchmark": ["ops"], "sizes": {}},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_row_that_is_not_as_it_is_written_ends_in_a_sentence(name, tmp_path, monkeypatch, capsys):
+    record.write(tmp_path / "rows.jsonl", [ROWS[1], ROWS[0] | BROKEN[name]])
+    assert bench(monkeypatch, "report", tmp_path / "rows.jsonl", "--format", "html") == 2
+    error = capsys.readouterr().err
+    assert "it lacks" in error or "is not as --out writes it (" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000], ids=["deep", "long"])
+def test_a_line_that_no_reader_of_json_takes_ends_in_a_sentence_too(line, tmp_path, monkeypatch, capsys):
+    (tmp_path / "rows.jsonl").write_text(line)
+    assert bench(monkeypatch, "report", tmp_path / "rows.jsonl") == 2
+    assert "Line 1 of" in capsys.readouterr().err
+
+
+def test_a_page_is_written_into_a_new_folder_and_says_how_it_was_made(tmp_path, monkeypatch):
+    chance = {"token": 0.1, "value": 0.2}
+    unknown = cell("mha", "mqar", accuracy=0.5, chance=chance) | {"task": "chess", "sizes": {"board": 8}}
+    told = cell("a|b", "mqar", accuracy=0.5, chance=chance) | {"sizes": cell("mha", "mqar")["sizes"] | {"board": 8}}
+    record.write(tmp_path / "rows.jsonl", [ROWS[0], unknown, told])
+    out = tmp_path / "a new folder" / "page.md"
+    assert bench(monkeypatch, "report", tmp_path / "rows.jsonl", "--format", "markdown", f"--out={out}") == 0
+    text = out.read_text()
+    assert text.count("--out") == 2, "the page's own, and that of the quality task that is known"
+    assert f"--format markdown --out '{out}'`" in text
+    assert "| a\\|b | none |" in text
+    assert "--tasks mqar:board=8,steps=9 " in text
+    assert json.loads(json.dumps(quality_views.commands([unknown]))) == []
+
+
+def test_nothing_is_measured_whose_file_would_be_a_folder(tmp_path, monkeypatch, capsys):
+    for name in ("ops", "decode"):
+        assert bench(monkeypatch, name, "--out", tmp_path) == 2
+        assert "is a folder: name a file" in capsys.readouterr().err

@@ -39,8 +39,8 @@ def terminable():
 def run_child(command: list[str], environment: dict[str, str]) -> int:
     """A program of its own, to its end; its exit code, as shells count it.
 
-    What interrupts this process interrupts the child, which may end what it began. It is told by SIGINT, unless a
-    terminal has: Ctrl-C goes to all that it runs.
+    What interrupts this process interrupts the child, which may end what it began; a second time, it kills it. It is
+    told by SIGINT, unless a terminal has: Ctrl-C goes to all that it runs.
     """
     process = subprocess.Popen(command, env=environment)
     try:
@@ -48,7 +48,11 @@ def run_child(command: list[str], environment: dict[str, str]) -> int:
     except KeyboardInterrupt as interrupt:
         if signal_of(interrupt) != signal.SIGINT:
             process.send_signal(signal.SIGINT)
-        process.wait()
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # a second time
+            process.kill()
+            process.wait()
         raise
     return code if code >= 0 else 128 - code
 

@@ -306,3 +306,24 @@ def test_a_child_is_told_to_end_and_may_clean_up(tmp_path):
     assert (tmp_path / "cleaned up").exists()
     killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
     assert interruption.run_child(killed, dict(os.environ)) == 137
+
+
+def test_a_child_that_does_not_listen_is_killed_when_asked_again(tmp_path):
+    program = """if True:
+        import pathlib, signal, time
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pathlib.Path("begun").touch()
+        time.sleep(60)"""
+
+    def terminate():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    threading.Thread(target=terminate).start()
+    start = time.monotonic()
+    with interruption.terminable(), pytest.raises(interruption.Terminated), contextlib.chdir(tmp_path):
+        interruption.run_child([sys.executable, "-c", program], dict(os.environ))
+    assert time.monotonic() - start < 30

@@ -40,14 +40,16 @@ def run_child(command: list[str], environment: dict[str, str]) -> int:
     """A program of its own, to its end; its exit code, as shells count it.
 
     What interrupts this process interrupts the child, which may end what it began; a second time, it kills it. It is
-    told by SIGINT, unless a terminal has: Ctrl-C goes to all that it runs.
+    told by SIGINT, unless a terminal has: Ctrl-C goes to all that it runs. A child of a process that ignores SIGINT, as
+    shells make those that they put in the background, ignores it too, and is told by SIGTERM.
     """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     process = subprocess.Popen(command, env=environment)
     try:
         code = process.wait()
     except KeyboardInterrupt as interrupt:
         if signal_of(interrupt) != signal.SIGINT:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
         try:
             process.wait()
         except KeyboardInterrupt:  # a second time

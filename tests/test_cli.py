@@ -249,6 +249,16 @@ def in_process(monkeypatch, folder, *arguments):
     return cli.main(list(arguments))
 
 
+@pytest.fixture
+def sigint():
+    """A function that sets a handler of SIGINT, which shells leave ignored where they put tests in the background."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_no_loop_notes_is_answered_in_a_word_when_all_is_cleaned_up(number, monkeypatch, capsys):
     cleaned_up, before = [], [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
@@ -285,7 +295,25 @@ def test_another_handler_of_sigterm_stays_and_a_thread_sets_none():
     assert ended == [signal.SIG_DFL]
 
 
-def test_a_child_is_told_to_end_and_may_clean_up(tmp_path):
+def interrupted(program, folder, times):
+    """Run a child that touches `begun`, be told by SIGTERM so often behind that, and the seconds that it took."""
+
+    def terminate():
+        while not (folder / "begun").exists():
+            time.sleep(0.05)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    telling, start = threading.Thread(target=terminate), time.monotonic()
+    telling.start()
+    with interruption.terminable(), pytest.raises(interruption.Terminated), contextlib.chdir(folder):
+        interruption.run_child([sys.executable, "-c", program], dict(os.environ))
+    telling.join()
+    return time.monotonic() - start
+
+
+def test_a_child_is_told_to_end_and_may_clean_up(tmp_path, sigint):
     program = """if True:
         import pathlib, time
         try:
@@ -294,36 +322,19 @@ def test_a_child_is_told_to_end_and_may_clean_up(tmp_path):
         finally:
             time.sleep(0.5)
             pathlib.Path("cleaned up").touch()"""
-
-    def terminate():
-        while not (tmp_path / "begun").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=terminate).start()
-    with interruption.terminable(), pytest.raises(interruption.Terminated), contextlib.chdir(tmp_path):
-        interruption.run_child([sys.executable, "-c", program], dict(os.environ))
+    assert interrupted(program, tmp_path, times=1) < 30
     assert (tmp_path / "cleaned up").exists()
     killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
     assert interruption.run_child(killed, dict(os.environ)) == 137
 
 
-def test_a_child_that_does_not_listen_is_killed_when_asked_again(tmp_path):
+@pytest.mark.parametrize(("handler", "times"), [(signal.SIG_IGN, 1), (signal.default_int_handler, 2)])
+def test_a_child_that_does_not_listen_is_ended_all_the_same(handler, times, tmp_path, sigint):
+    """One that inherits that SIGINT is ignored is told by SIGTERM; one that ignores it by itself is killed."""
     program = """if True:
         import pathlib, signal, time
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         pathlib.Path("begun").touch()
         time.sleep(60)"""
-
-    def terminate():
-        while not (tmp_path / "begun").exists():
-            time.sleep(0.05)
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.5)
-
-    threading.Thread(target=terminate).start()
-    start = time.monotonic()
-    with interruption.terminable(), pytest.raises(interruption.Terminated), contextlib.chdir(tmp_path):
-        interruption.run_child([sys.executable, "-c", program], dict(os.environ))
-    assert time.monotonic() - start < 30
+    sigint(handler)
+    assert interrupted(program, tmp_path, times) < 30

@@ -40,9 +40,7 @@ def scores(q: Float[Array, "g r t k"], k: Float[Array, "g s k"]) -> Float[Array,
     >>> scores(2 * jnp.ones((1, 1, 1, 4)), 3 * jnp.ones((1, 1, 4))).item()
     12.0
     """
-    if q.shape[2] == 1:  # as in decoding, where XLA for CPUs else copies all keys, turned, if several heads share them
-        return jnp.moveaxis(_rounded_einsum("gsk,grtk->gsrt", k, q), 1, 3) / math.sqrt(q.shape[-1])
-    return _rounded_einsum("grtk,gsk->grts", q, k) / math.sqrt(q.shape[-1])
+    return _products(q, k) / math.sqrt(q.shape[-1])
 
 
 @jax.jit
@@ -151,6 +149,17 @@ class Prepared:
 def _mask_and_bias(attend, query, key):
     mask = attend.rule(query, key) & (key.position >= 0)
     return mask, 0.0 if attend.bias is None else attend.bias(query, key)
+
+
+def _products(q, k):
+    """q_t · k_s.
+
+    One query, as in decoding, meets keys as rows: multiplied the other way, XLA for CPUs copies all keys that several
+    heads share, turned. Of many queries it would turn the products instead.
+    """
+    if q.shape[2] == 1:
+        return jnp.moveaxis(_rounded_einsum("gsk,grtk->gsrt", k, q), 1, 3)
+    return _rounded_einsum("grtk,gsk->grts", q, k)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

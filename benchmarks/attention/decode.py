@@ -146,10 +146,10 @@ def filled(candidate: Candidate, params, x, context: int):
     """The state of one sequence behind all tokens of a context but its last, read in pieces."""
     slots = candidate.slots(context)
     piece = min(PIECE, slots)
-    # A piece rolls through a window's cache, whose first token must still find the keys before it. What is held needs
-    # no more than a step's, and the tokens that a convolution still knows, so that the last tokens are read alone.
-    alone = min(context - 1, slots + candidate.convolution)
-    pieces, alone = divmod(context - 1, piece) if slots == context else (0, alone)
+    # A piece would roll through a window's cache, whose first token must still find the keys before it. So the last
+    # tokens are read alone: as many as a window holds, and before them those that its first convolution reads.
+    last = slots + candidate.convolution
+    pieces, alone = divmod(context - 1, piece) if slots == context else (0, min(context - 1, last))
     start = context - 1 - pieces * piece - alone
     position = jnp.arange(context, dtype=jnp.int32)
 

@@ -110,11 +110,12 @@ def test_scores_depend_on_where_tokens_stand_by_their_distance_alone(seed):
 @few
 @given(seed=seeds)
 def test_the_mixer_is_the_papers_equations_in_pytorch(seed):
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     params, x = drawn_params(MIXER, D, seed), np.random.default_rng(seed).standard_normal((T, D))
-    by_hand = jax.tree.map(np.asarray, params)
-    o = torch_attention(by_hand, *torch_project(by_hand, x, np.arange(T)), np.tri(T, dtype=bool), 0.0)
-    expected = np.einsum("grtv,grvd->td", o, by_hand.w_o)
+    by_hand = jax.tree.map(lambda w: torch.tensor(np.array(w)), params)
+    projected = torch_project(by_hand, torch.tensor(x), torch.arange(T))
+    o = torch_attention(by_hand, *projected, torch.ones(T, T).tril().bool(), torch.tensor(0.0))
+    expected = torch.einsum("grtv,grvd->td", o, by_hand.w_o).numpy()
     assert_close(jax.jit(MIXER.apply)(params, jnp.asarray(x), Tokens.arange(T)), expected, FORMULA)
 
 

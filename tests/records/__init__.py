@@ -23,7 +23,8 @@ class Record:
     arguments  draws the positional arguments, as float64 (and integer) NumPy arrays in their own containers
     static     keyword arguments, the same for both
     batched    which positional argument takes leading axes (the law "a batch equals one by one"); None if none does
-    oracles    independent implementations, package -> function of the same arguments; each gives the float64 output
+    oracles    independent implementations, package -> function of the same arguments; each gives the float64 output.
+               PyTorch's takes and gives tensors, through which it finds the gradients too
     smooth     False where central differences do not apply (a kink, a table look-up)
     precise    False where a lower precision has no simple bound (an argument that is itself rounded, as an angle)
     statistic  True where the result is a statistic of its input (a loss), in float32 or wider and not its dtype

@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.attention import additive
 from minilm.reference.attention import additive as reference
+from tests import torch_oracle
 from tests.records import Record
 from tests.strategies import arrays, seeds, sizes, weights
 
@@ -36,22 +37,15 @@ def torch_scores(params, q, k):
     import torch
     from torch.nn.functional import linear
 
-    w_q, w_k, v, q, k = map(torch.tensor, (*params, q, k))
-    return linear(torch.tanh(linear(q, w_q.T)[:, None] + linear(k, w_k.T)[None]), v[None])[..., 0].numpy()
+    return linear(torch.tanh(linear(q, params.w_q.T)[:, None] + linear(k, params.w_k.T)[None]), params.v[None])[..., 0]
 
 
 def torch_projected(v, q, k):
-    import torch
-
-    v, q, k = map(torch.tensor, (v, q, k))
-    return (torch.tanh(q[:, None] + k[None]) @ v).numpy()
+    return (q[:, None] + k[None]).tanh() @ v
 
 
 def torch_attention(params, q, k, v, mask):
-    import torch
-
-    scores = torch.tensor(torch_scores(params, q, k)).masked_fill(torch.tensor(~mask), -torch.inf)
-    return (torch.softmax(scores, dim=1).nan_to_num(0) @ torch.tensor(v)).numpy()
+    return torch_oracle.softmax(torch_scores(params, q, k), mask) @ v
 
 
 RECORDS = (

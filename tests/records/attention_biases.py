@@ -33,9 +33,36 @@ def bucket_arguments(draw):
     return (np.random.default_rng(draw(seeds)).integers(-300, 300, shape),)
 
 
+def torch_alibi(slopes, query, key):
+    """A row of distances times a column of slopes."""
+    import torch
+
+    return torch.kron(-slopes[:, :, None, None], (query.position[:, None] - key.position).abs().double())
+
+
+def torch_t5(table, query, key, *, bidirectional=True, max_distance=128):
+    """As T5 spells it: how far behind; half of the buckets for what is ahead; small distances, and then logarithms."""
+    import torch
+
+    n, distance = len(table), key.position - query.position[:, None]
+    ahead = n // 2 * (distance > 0) if bidirectional else 0
+    n, far = (n // 2, distance.abs()) if bidirectional else (n, (-distance).clamp(min=0))
+    exact = n // 2
+    steps = torch.log(far.clamp(min=1) / exact) / np.log(max_distance / exact) * (n - exact)
+    bucket = ahead + torch.where(far < exact, far, (exact + steps.long()).clamp(max=n - 1))
+    return torch.nn.functional.embedding(bucket, table.flatten(1)).movedim(-1, 0).unflatten(0, table.shape[1:])
+
+
 def t5(label, **static):
-    function, backward = reference.t5_relative, reference.t5_relative_backward
-    return Record(biases.t5_relative, function, backward, t5_arguments(), static=static, label=label)
+    return Record(
+        biases.t5_relative,
+        reference.t5_relative,
+        reference.t5_relative_backward,
+        t5_arguments(),
+        static=static,
+        oracles={"torch": torch_t5},
+        label=label,
+    )
 
 
 def bucket(label, **static):
@@ -43,7 +70,7 @@ def bucket(label, **static):
 
 
 RECORDS = (
-    Record(biases.alibi, reference.alibi, reference.alibi_backward, alibi_arguments()),
+    Record(biases.alibi, reference.alibi, reference.alibi_backward, alibi_arguments(), oracles={"torch": torch_alibi}),
     t5("encoder"),
     t5("decoder", bidirectional=False, max_distance=40),
     bucket("encoder"),

@@ -33,26 +33,24 @@ def torch_moba(q, k, v, query, key, *, size, n):
     """The published algorithm: one gate for each block, the own block's infinite; `topk` of them; then attention."""
     import torch
 
-    q, k, v = map(torch.tensor, (q, k, v))
-    position = torch.tensor(key.position)
     out = torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
     for g, r, t in np.ndindex(tuple(q.shape[:3])):
         p = int(query.position[t])
-        seen = (position >= 0) & (position <= p)
-        blocks = sorted({int(b) for b in position[seen] // size})
+        seen = (key.position >= 0) & (key.position <= p)
+        blocks = sorted({int(b) for b in key.position[seen] // size})
         if not blocks:
             continue
-        gate = [q[g, r, t] @ k[g, seen & (position // size == b)].mean(0) for b in blocks]
+        gate = [q[g, r, t] @ k[g, seen & (key.position // size == b)].mean(0) for b in blocks]
         gate = torch.stack([torch.tensor(torch.inf, dtype=q.dtype) if b == p // size else x for b, x in
                             zip(blocks, gate, strict=True)])  # fmt: skip
         own = int(p // size in blocks)
         order = torch.sort(gate, descending=True, stable=True).indices[: n + own]
-        allowed = seen & torch.isin(position // size, torch.tensor([blocks[i] for i in order], dtype=torch.int64))
+        allowed = seen & torch.isin(key.position // size, torch.tensor([blocks[i] for i in order], dtype=torch.int64))
         if allowed.any():
             query_row = q[g, r, t][None]
             attended = torch.nn.functional.scaled_dot_product_attention(query_row, k[g, allowed], v[g, allowed])
             out[g, r, t] = attended[0]
-    return out.numpy()
+    return out
 
 
 def mask_arguments():

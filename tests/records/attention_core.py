@@ -1,8 +1,8 @@
-import numpy as np
 from hypothesis import strategies as st
 
 from minilm.layers.attention import core
 from minilm.reference.attention import core as reference
+from tests import torch_oracle
 from tests.flex_oracle import FLEX, flex_attention
 from tests.records import Record
 from tests.strategies import arrays, mask_and_bias, sizes
@@ -28,18 +28,6 @@ def attention_arguments(draw):
     return draw(arrays(g, r, t, k)), draw(arrays(g, s, k)), draw(arrays(g, s, v)), *mask_and_bias(draw, g, r, t, s)
 
 
-def torch_attention(q, k, v, mask, bias):
-    """PyTorch knows one additive mask and no groups: minus infinity where masked, and each key/value head repeated."""
-    import torch
-
-    g, r, t, width = q.shape
-    masked = np.broadcast_to(np.where(mask, bias, -np.inf), (g, r, t, k.shape[1])).reshape(g * r, t, -1)
-    k, v = np.repeat(k, r, axis=0), np.repeat(v, r, axis=0)
-    q, k, v, masked = map(torch.tensor, (q.reshape(g * r, t, width), k, v, masked))
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=masked)
-    return out.numpy().reshape(g, r, t, -1)
-
-
 RECORDS = (
     Record(core.scores, reference.scores, reference.scores_backward, scores_arguments(), statistic=True),
     Record(core.mix, reference.mix, reference.mix_backward, mix_arguments()),
@@ -48,6 +36,6 @@ RECORDS = (
         reference.dot_product_attention,
         reference.dot_product_attention_backward,
         attention_arguments(),
-        oracles={"torch": torch_attention, FLEX: lambda *arguments: flex_attention(*arguments)[0]},
+        oracles={"torch": torch_oracle.attention, FLEX: lambda *arguments: flex_attention(*arguments)[0]},
     ),
 )

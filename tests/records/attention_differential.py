@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.attention import differential
 from minilm.reference.attention import differential as reference
+from tests import torch_oracle
 from tests.records import Record
 from tests.strategies import arrays, mask_and_bias, sizes, weights
 
@@ -44,32 +45,23 @@ def heads_arguments(draw):
 
 
 def torch_lambda(params, lam0):
-    import torch
-
-    q_1, k_1, q_2, k_2, _ = map(torch.tensor, params)
-    return (torch.exp(torch.sum(q_1 * k_1)) - torch.exp(torch.sum(q_2 * k_2)) + lam0).numpy()
+    return (params.q_1 * params.k_1).sum().exp() - (params.q_2 * params.k_2).sum().exp() + lam0
 
 
 def torch_attention(lam, q, k, v, mask, bias):
-    """Two calls of PyTorch's own attention, as the authors' code makes of FlashAttention; key/value heads repeated."""
-    import torch
-
-    g, r, t, width = q.shape
-    masked = np.broadcast_to(np.where(mask, bias, -np.inf), (g, r, t, k.shape[1])).reshape(g * r, t, -1)
-    k, v = np.repeat(k, r, axis=0), np.repeat(v, r, axis=0)
-    q, k, v, masked = map(torch.tensor, (q.reshape(g * r, t, width), k, v, masked))
+    """Two calls of PyTorch's own attention, as the authors' code makes of FlashAttention."""
     first, second = (
-        torch.nn.functional.scaled_dot_product_attention(q_half, k_half, v, attn_mask=masked)
+        torch_oracle.attention(q_half, k_half, v, mask, bias)
         for q_half, k_half in zip(q.chunk(2, -1), k.chunk(2, -1), strict=True)
     )
-    return (first - float(lam) * second).numpy().reshape(g, r, t, -1)
+    return first - lam * second
 
 
 def torch_heads(params, lam0, q, k, v, mask, bias):
     import torch
 
-    o = torch.tensor(torch_attention(torch_lambda(params, lam0), q, k, v, mask, bias))
-    return ((1 - lam0) * torch.nn.functional.rms_norm(o, o.shape[-1:], torch.tensor(params.scale), 1e-5)).numpy()
+    o = torch_attention(torch_lambda(params, lam0), q, k, v, mask, bias)
+    return (1 - lam0) * torch.nn.functional.rms_norm(o, o.shape[-1:], params.scale, 1e-5)
 
 
 def record(name, arguments, oracle, **rest):

@@ -32,16 +32,14 @@ def torch_gate(params, x):
     import torch
 
     d, g, r = params.w_f.shape
-    w, b = torch.tensor(params.w_f.reshape(d, -1).T.copy()), torch.tensor(params.b_f.reshape(-1))
-    y = torch.nn.functional.logsigmoid(torch.nn.functional.linear(torch.tensor(x), w, b))
-    return y.transpose(-1, -2).unflatten(-2, (g, r)).numpy()
+    y = torch.nn.functional.linear(x, params.w_f.reshape(d, -1).T, params.b_f.flatten())
+    return torch.nn.functional.logsigmoid(y).transpose(-1, -2).unflatten(-2, (g, r))
 
 
 def torch_bias(log_forget, query, key):
     """A running sum for every key by itself, from the first token on."""
     import torch
 
-    log_forget = torch.tensor(log_forget)
     sums = torch.zeros(*log_forget.shape, len(key.position), dtype=torch.float64)
     for s in range(len(key.position)):
         running = torch.zeros(log_forget.shape[:2], dtype=torch.float64)
@@ -49,7 +47,7 @@ def torch_bias(log_forget, query, key):
             if query.document[t] == key.document[s] and query.position[t] > key.position[s] >= 0:
                 running = running + log_forget[:, :, t]
             sums[:, :, t, s] = running
-    return sums.numpy()
+    return sums
 
 
 RECORDS = (

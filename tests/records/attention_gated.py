@@ -21,10 +21,9 @@ def torch_gate(params, x, o):
     import torch
 
     d, *heads = params.w_gate.shape
-    bias = None if params.b_gate is None else torch.tensor(params.b_gate.reshape(-1))
-    a = torch.nn.functional.linear(torch.tensor(x), torch.tensor(params.w_gate.reshape(d, -1).T.copy()), bias)
-    a = a.unflatten(-1, heads).movedim(-4, -2)
-    return (torch.tensor(o) * torch.sigmoid(a)).numpy()
+    bias = None if params.b_gate is None else params.b_gate.flatten()
+    a = torch.nn.functional.linear(x, params.w_gate.reshape(d, -1).T, bias)
+    return o * torch.sigmoid(a.unflatten(-1, heads).movedim(-4, -2))
 
 
 RECORDS = (

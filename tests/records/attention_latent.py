@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from minilm.layers.attention import latent
 from minilm.reference.attention import latent as reference
 from minilm.shapes import Tokens
+from tests import torch_oracle
 from tests.records import Record
 from tests.strategies import arrays, mask_and_bias, seeds, sizes, weights
 
@@ -69,26 +70,19 @@ def torch_rotary(x, position):
 def torch_project(params, x, position):
     import torch
 
-    p = type(params)(*map(torch.tensor, params))
-    x, position = torch.tensor(x), torch.tensor(position)
-    q_n, q_r = (torch.tensordot(x, w, 1).movedim(-4, -2) for w in (p.w_q, p.w_q_r))
-    c = torch.nn.functional.rms_norm(x @ p.w_down, p.scale.shape, p.scale, 1e-6)
+    q_n, q_r = (torch.tensordot(x, w, 1).movedim(-4, -2) for w in (params.w_q, params.w_q_r))
+    c = torch.nn.functional.rms_norm(x @ params.w_down, params.scale.shape, params.scale, 1e-6)
     q = torch.cat([q_n, torch_rotary(q_r, position[..., None, None, :])], -1)
-    return q.numpy(), c.numpy(), torch_rotary(x @ p.w_k_r, position).numpy()
+    return q, c, torch_rotary(x @ params.w_k_r, position)
 
 
 def torch_attention(params, q, c, k_r, mask, bias):
     """The expanded form: keys and values multiplied out, and PyTorch's own attention with the root of their width."""
     import torch
 
-    g, r, t, width = q.shape
-    k = np.concatenate([np.tensordot(c, params.w_k, 1), np.repeat(k_r[:, None], g, axis=1)], -1).swapaxes(0, 1)
-    v = np.tensordot(c, params.w_v, 1).swapaxes(0, 1)
-    masked = np.broadcast_to(np.where(mask, bias, -np.inf), (g, r, t, len(c))).reshape(g * r, t, -1)
-    k, v = np.repeat(k, r, axis=0), np.repeat(v, r, axis=0)
-    q, k, v, masked = map(torch.tensor, (q.reshape(g * r, t, width), k, v, masked))
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=masked)
-    return out.numpy().reshape(g, r, t, -1)
+    k_c, v = (torch.tensordot(c, w, 1).movedim(1, 0) for w in (params.w_k, params.w_v))
+    k = torch.cat([k_c, k_r.expand(len(k_c), -1, -1)], -1)
+    return torch_oracle.attention(q, k, v, mask, bias)
 
 
 def record(name, arguments, **rest):

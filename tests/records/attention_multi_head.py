@@ -9,6 +9,7 @@ from minilm.reference.attention import core as reference_core
 from minilm.reference.attention import masks as reference_masks
 from minilm.reference.attention import multi_head as reference
 from minilm.shapes import Tokens
+from tests import torch_oracle
 from tests.records import Record
 from tests.strategies import arrays, seeds, sizes, weights
 
@@ -106,6 +107,30 @@ def without(*places):
     return wrap
 
 
+def torch_multi_head(causal):
+    """Every product by itself and PyTorch's softmax, of queries that see all of a memory or none of their future."""
+
+    def oracle(params, x, tokens, memory=None, memory_tokens=None):
+        import torch
+
+        memory, memory_tokens = (x, tokens) if memory is None else (memory, memory_tokens)
+        q, k, v = (
+            torch.tensordot(y, w, 1) + (0 if b is None else b)
+            for y, w, b in (
+                (x, params.w_q, params.b_q),
+                (memory, params.w_k, params.b_k),
+                (memory, params.w_v, params.b_v),
+            )
+        )
+        p_t, p_s = tokens.position[..., None], memory_tokens.position[..., None, :]
+        mask = ((p_s >= 0) & (p_s <= p_t if causal else p_t >= -1))[..., None, None, :, :]
+        weights = torch_oracle.softmax(torch.einsum("...tgrk,...sgk->...grts", q, k) / q.shape[-1] ** 0.5, mask)
+        y = torch.einsum("...grts,...sgv,grvd->...td", weights, v, params.w_o)
+        return y if params.b_o is None else y + params.b_o
+
+    return oracle
+
+
 causal, reference_causal = core.Dense(masks.Causal()), reference_core.Dense(reference_masks.Causal())
 everywhere, reference_everywhere = core.Dense(masks.Everything()), reference_core.Dense(reference_masks.Everything())
 
@@ -117,6 +142,7 @@ RECORDS = (
         attending(reference.multi_head, reference_causal),
         without(3, 4, 5)(reference.multi_head_backward),
         self_arguments(),
+        oracles={"torch": torch_multi_head(causal=True)},
         label="self",
     ),
     Record(
@@ -124,6 +150,7 @@ RECORDS = (
         crossing(reference.multi_head, reference_everywhere),
         without(3)(reference.multi_head_backward),
         cross_arguments(),
+        oracles={"torch": torch_multi_head(causal=False)},
         label="cross",
     ),
     Record(

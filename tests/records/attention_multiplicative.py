@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.attention import multiplicative
 from minilm.reference.attention import multiplicative as reference
+from tests import torch_oracle
 from tests.records import Record
 from tests.strategies import arrays, seeds, sizes, weights
 
@@ -47,18 +48,26 @@ def torch_general(w, q, k):
     """A bilinear form of every pair."""
     import torch
 
-    pairs = np.broadcast_to(q[:, None], (len(q), len(k), q.shape[1])), np.broadcast_to(k, (len(q), *k.shape))
-    q, k = (torch.tensor(x.copy()) for x in pairs)
-    return torch.nn.functional.bilinear(q, k, torch.tensor(w)[None])[..., 0].numpy()
+    pairs = q[:, None].expand(-1, len(k), -1), k.expand(len(q), -1, -1)
+    return torch.nn.functional.bilinear(*(x.contiguous() for x in pairs), w[None])[..., 0]
 
 
 def torch_concat(params, q, k):
     import torch
 
-    t, s = len(q), len(k)
-    pairs = np.concatenate([np.repeat(q, s, axis=0), np.tile(k, (t, 1))], axis=1)
-    w, v, pairs = map(torch.tensor, (*params, pairs))
-    return (torch.tanh(pairs @ w) @ v).reshape(t, s).numpy()
+    pairs = torch.cat([q.repeat_interleave(len(k), 0), k.tile(len(q), 1)], 1)
+    return (torch.tanh(pairs @ params.w) @ params.v).reshape(len(q), len(k))
+
+
+def torch_local_p(params, q, scores, mask, *, reach):
+    """As it is printed: a window of keys about the place, a softmax in it, a normal density of deviation D / 2."""
+    import torch
+
+    mask = mask.expand(scores.shape)
+    place = mask.sum(-1, keepdim=True) * torch.sigmoid(torch.tanh(q @ params.w_p) @ params.v_p)[:, None]
+    distance = torch.arange(scores.shape[1]) - place
+    weights = torch_oracle.softmax(scores, mask & (distance.abs() <= reach))
+    return weights * torch.exp(-(distance**2) / (2 * (reach / 2) ** 2))
 
 
 def record(name, arguments, **rest):
@@ -67,10 +76,17 @@ def record(name, arguments, **rest):
 
 
 RECORDS = (
-    record("dot_scores", dot_arguments(), statistic=True),
+    record("dot_scores", dot_arguments(), statistic=True, oracles={"torch": lambda q, k: q @ k.T}),
     record("general_scores", general_arguments(), statistic=True, oracles={"torch": torch_general}),
     record("concat_scores", concat_arguments(), statistic=True, oracles={"torch": torch_concat}),
-    record("location_scores", location_arguments(), statistic=True),
+    record("location_scores", location_arguments(), statistic=True, oracles={"torch": lambda w, q: q @ w}),
     # Where a place moves across the end of a window, a difference sees a jump.
-    record("local_p_weights", local_arguments(), static={"reach": 1.5}, smooth=False, precise=False),
+    record(
+        "local_p_weights",
+        local_arguments(),
+        static={"reach": 1.5},
+        oracles={"torch": torch_local_p},
+        smooth=False,
+        precise=False,
+    ),
 )

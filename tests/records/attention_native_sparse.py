@@ -43,10 +43,10 @@ def native_sparse_arguments(draw):
 def torch_compress(params, x, *, stride):
     import torch
 
-    e, w_up, b_up, w_down, b_down = map(torch.tensor, params)
-    blocks = torch.nn.functional.pad(torch.tensor(x), (0, 0, 0, LENGTH + stride)).unfold(1, LENGTH, stride)
-    z = (blocks.mT + e)[:, : -(-x.shape[1] // stride)].flatten(2)
-    return (torch.nn.functional.gelu(z @ w_up + b_up, approximate="tanh") @ w_down + b_down).numpy()
+    blocks = torch.nn.functional.pad(x, (0, 0, 0, LENGTH + stride)).unfold(1, LENGTH, stride)
+    z = (blocks.mT + params.e)[:, : -(-x.shape[1] // stride)].flatten(2)
+    hidden = torch.nn.functional.gelu(z @ params.w_up + params.b_up, approximate="tanh")
+    return hidden @ params.w_down + params.b_down
 
 
 def torch_native_sparse(compress_k, compress_v, gates, q, k, v, position, *, stride, size, n, width):
@@ -54,7 +54,6 @@ def torch_native_sparse(compress_k, compress_v, gates, q, k, v, position, *, str
     import torch
 
     k_cmp, v_cmp = torch_compress(compress_k, k[0], stride=stride), torch_compress(compress_v, v[0], stride=stride)
-    gates, q, k, v, k_cmp, v_cmp = map(torch.tensor, (gates, q, k, v, k_cmp, v_cmp))
     out = torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
     for g, t in np.ndindex(q.shape[0], q.shape[2]):
         p = int(position[t])
@@ -62,7 +61,7 @@ def torch_native_sparse(compress_k, compress_v, gates, q, k, v, position, *, str
             continue
         n_seen = max((p + 1 - LENGTH) // stride + 1, 0)
         spent = torch.softmax(q[g, :, t] @ k_cmp[g, :n_seen].T / q.shape[-1] ** 0.5, -1)
-        p_cmp, own = spent.sum(0), p // size + 1
+        p_cmp, own = spent.sum(0).detach(), p // size + 1
         importance = torch.zeros(own)
         for j in range(1, own + 1):
             for m, l in np.ndindex(size // stride, LENGTH // stride):
@@ -81,7 +80,7 @@ def torch_native_sparse(compress_k, compress_v, gates, q, k, v, position, *, str
                 attend(query, k[2, g, window], v[2, g, window])[0],
             )
             out[g, r, t] = sum(gate * branch for gate, branch in zip(gates[:, g, r, t], branches, strict=True))
-    return out.numpy()
+    return out
 
 
 def record(label, n, **how):

@@ -1,8 +1,8 @@
-import numpy as np
 from hypothesis import strategies as st
 
 from minilm.layers.attention import qk_norm
 from minilm.reference.attention import qk_norm as reference
+from tests import torch_oracle
 from tests.records import Record
 from tests.records.attention_core import attention_arguments
 from tests.strategies import weights
@@ -20,15 +20,13 @@ def torch_cosine(scale, q, k, v, mask, bias):
     import torch
 
     def lengthened(x, place):
-        extra = np.zeros((*x.shape[:-1], 2))
-        extra[..., place] = np.sqrt(1e-6 * x.shape[-1])
-        return torch.tensor(np.concatenate([x, extra], -1))
+        extra = torch.zeros(*x.shape[:-1], 2, dtype=x.dtype)
+        extra[..., place] = (1e-6 * x.shape[-1]) ** 0.5
+        return torch.cat([x, extra], -1)
 
-    mask, scale, v = (torch.tensor(x) for x in (np.where(mask, bias, -np.inf), scale, v))
     q, k = lengthened(q, 0)[:, :, :, None], lengthened(k, 1)[:, None, None]
-    scores = scale[:, :, None, None] * torch.cosine_similarity(q, k, -1) + mask
-    weights = torch.nan_to_num(torch.softmax(scores, -1))
-    return torch.einsum("grts,gsv->grtv", weights, v).numpy()
+    scores = scale[:, :, None, None] * torch.cosine_similarity(q, k, -1) + bias
+    return torch.einsum("grts,gsv->grtv", torch_oracle.softmax(scores, mask), v)
 
 
 RECORDS = (

@@ -18,10 +18,9 @@ def sigmoid_arguments(draw):
 def torch_sigmoid(shift, q, k, v, mask, bias):
     import torch
 
-    mask, bias, shift, q, k, v = (torch.tensor(x) for x in (mask, bias, shift, q, k, v))
     scores = torch.einsum("grtk,gsk->grts", q, k) / q.shape[-1] ** 0.5 + bias
     weights = torch.sigmoid(scores + (shift[:, :, None, None] if shift.ndim else shift)) * mask
-    return torch.einsum("grts,gsv->grtv", weights, v).numpy()
+    return torch.einsum("grts,gsv->grtv", weights, v)
 
 
 RECORDS = (

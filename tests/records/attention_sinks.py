@@ -19,11 +19,10 @@ def torch_sinks(sink, q, k, v, mask, bias):
     """As the eager attention of gpt-oss: one more column, a softmax, the column dropped."""
     import torch
 
-    mask, sink, q, k, v = (torch.tensor(x) for x in (np.where(mask, bias, -np.inf), sink, q, k, v))
-    scores = torch.einsum("grtk,gsk->grts", q, k) * q.shape[-1] ** -0.5 + mask
+    scores = torch.einsum("grtk,gsk->grts", q, k) * q.shape[-1] ** -0.5 + bias
     column = sink[:, :, None, None].expand(*scores.shape[:-1], 1)
-    weights = torch.softmax(torch.cat([scores, column], -1), -1)[..., :-1]
-    return torch.einsum("grts,gsv->grtv", weights, v).numpy()
+    weights = torch.softmax(torch.cat([scores.masked_fill(~mask, -torch.inf), column], -1), -1)[..., :-1]
+    return torch.einsum("grts,gsv->grtv", weights, v)
 
 
 def flex_sinks(sink, q, k, v, mask, bias):

@@ -5,24 +5,26 @@ from minilm.layers.attention import streaming
 from minilm.layers.attention.cache import KVCache
 from minilm.reference.attention import streaming as reference
 from minilm.shapes import Tokens
+from tests import torch_oracle
 from tests.records import Record
 from tests.strategies import arrays, seeds, sizes
 
 SINKS, WINDOW = 2, 3
 
 
-def complex_streaming(q, k, v, query, key, *, sinks, window, theta):
+def torch_streaming(q, k, v, query, key, *, sinks, window, theta):
     """Every pair by itself: one turn of complex numbers by the distance that the module's table gives."""
+    import torch
+
     half = q.shape[-1] // 2
-    p, j = np.asarray(query.position)[:, None], np.asarray(key.position)
-    distance = np.where(j < sinks, np.minimum(p, sinks + window - 1), p) - j
-    turn = np.exp(1j * distance[..., None] * theta ** (-np.arange(half) / half))
-    q, k = (x[..., :half] + 1j * x[..., half:] for x in (q, k))
-    a = np.einsum("grtm,gsm,tsm->grts", q, k.conj(), turn).real / np.sqrt(2 * half)
+    p, j = query.position[:, None], key.position
+    distance = torch.where(j < sinks, p.clamp(max=sinks + window - 1), p) - j
+    angle = distance[..., None] * theta ** (-torch.arange(half, dtype=q.dtype) / half)
+    q, k = (torch.complex(x[..., :half], x[..., half:]) for x in (q, k))
+    turn = torch.polar(torch.ones_like(angle), angle)
+    a = torch.einsum("grtm,gsm,tsm->grts", q, k.conj(), turn).real / (2 * half) ** 0.5
     seen = (j >= 0) & (j <= p) & ((j < sinks) | (p - j < window))
-    exponentials = np.where(seen, np.exp(a - a.max(-1, keepdims=True)), 0.0)
-    total = exponentials.sum(-1, keepdims=True)
-    return np.einsum("grts,gsv->grtv", exponentials / np.where(total, total, 1.0), v)
+    return torch.einsum("grts,gsv->grtv", torch_oracle.softmax(a, seen), v)
 
 
 @st.composite
@@ -58,7 +60,7 @@ RECORDS = (
         reference.streaming_attention_backward,
         streaming_arguments(),
         static={"sinks": SINKS, "window": WINDOW, "theta": 100.0},
-        oracles={"numpy": complex_streaming},
+        oracles={"torch": torch_streaming},
     ),
     Record(
         streaming.streaming_append,

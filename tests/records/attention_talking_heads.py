@@ -1,8 +1,8 @@
-import numpy as np
 from hypothesis import strategies as st
 
 from minilm.layers.attention import talking_heads
 from minilm.reference.attention import talking_heads as reference
+from tests import torch_oracle
 from tests.records import Record
 from tests.records.attention_core import attention_arguments
 from tests.strategies import weights
@@ -19,16 +19,15 @@ def torch_talking_heads(params, q, k, v, mask, bias):
     """Heads as channels, mixed by convolutions of width 1."""
     import torch
 
-    g, r, t, width = q.shape
-    s, heads = k.shape[1], g * r
-    mask, bias = (torch.tensor(np.broadcast_to(x, (g, r, t, s)).reshape(heads, t, s)) for x in (mask, bias))
-    k, v = (torch.tensor(np.repeat(x, r, axis=0)) for x in (k, v))
-    talk_scores, talk_weights = (torch.tensor(w.reshape(heads, heads).T.copy())[:, :, None, None] for w in params)
-    scores = torch.tensor(q.reshape(heads, t, width)) @ k.mT / width**0.5
+    g, r, t, _ = q.shape
+    shape = (g, r, t, k.shape[1])
+    mask, bias = (x.expand(shape).flatten(0, 1) for x in (mask, bias))
+    k, v = (x.repeat_interleave(r, 0) for x in (k, v))
+    talk_scores, talk_weights = (w.reshape(g * r, g * r).T[:, :, None, None] for w in params)
+    scores = q.flatten(0, 1) @ k.mT / q.shape[-1] ** 0.5
     scores = torch.nn.functional.conv2d(scores[None], talk_scores)[0] + bias
-    weights = torch.nan_to_num(torch.softmax(scores.masked_fill(~mask, -torch.inf), -1))
-    weights = torch.nn.functional.conv2d(weights[None], talk_weights)[0].masked_fill(~mask, 0)
-    return (weights @ v).numpy().reshape(g, r, t, -1)
+    weights = torch.nn.functional.conv2d(torch_oracle.softmax(scores, mask)[None], talk_weights)[0]
+    return (weights.masked_fill(~mask, 0) @ v).reshape(g, r, t, -1)
 
 
 RECORDS = (

@@ -25,24 +25,33 @@ def training_arguments(draw, some_sizes, masks):
     return params, state, x, draw(hnp.arrays(bool, x.shape[:-1], elements=masks))
 
 
+def only_gradient(formula):
+    """0, but with the gradient of a formula.
+
+    To PyTorch the running statistics are no variables: it gives no gradient to them, and none through them to x. Where
+    the formula's gradient stands in, the values remain PyTorch's, as do the gradients by all that it differentiates.
+    """
+    return formula - formula.detach()
+
+
 def torch_training(params, state, x, mask, momentum=0.1, eps=1e-5):
-    """PyTorch's own, which knows no mask and writes into its running statistics."""
+    """PyTorch's own, which knows no mask and writes over its running statistics."""
     import torch
 
-    running = [torch.tensor(leaf) for leaf in state]
-    rows = torch.tensor(x.reshape(-1, x.shape[-1]))
-    scale, bias = torch.tensor(params.scale), torch.tensor(params.bias)
-    y = torch.nn.functional.batch_norm(rows, *running, scale, bias, True, momentum, eps)
-    mean, variance = (leaf.numpy() for leaf in running)
-    return layers.BatchNormState(mean=mean, variance=variance), y.numpy().reshape(x.shape)
+    running = layers.BatchNormState(*(part.detach().clone() for part in state))
+    y = torch.nn.functional.batch_norm(x, *running, *params, True, momentum, eps)
+    mean = torch.lerp(state.mean, x.mean(0), momentum)
+    variance = torch.lerp(state.variance, x.var(0), momentum)
+    return layers.BatchNormState(running.mean + only_gradient(mean), running.variance + only_gradient(variance)), y
 
 
 def torch_inference(params, state, x, eps=1e-5):
     import torch
 
-    rows = torch.tensor(x.reshape(-1, x.shape[-1]))
-    leaves = [torch.tensor(leaf) for leaf in (state.mean, state.variance, params.scale, params.bias)]
-    return torch.nn.functional.batch_norm(rows, *leaves, False, 0.0, eps).numpy().reshape(x.shape)
+    constants, rows = (part.detach() for part in state), x.reshape(-1, x.shape[-1])
+    y = torch.nn.functional.batch_norm(rows, *constants, *params, False, 0.0, eps).reshape(x.shape)
+    by_state = (x.detach() - state.mean) / torch.sqrt(state.variance + eps) * params.scale.detach()
+    return y + only_gradient(by_state)
 
 
 def flax_inference(params, state, x, eps=1e-5):

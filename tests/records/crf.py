@@ -34,13 +34,13 @@ def torch_log_normalizer(params, emissions, length):
     """The sum over all paths, each by itself."""
     import torch
 
-    transitions, start, end = map(torch.tensor, params)
+    transitions, start, end = params
     scores = []
     for path in product(range(C), repeat=int(length)):
         steps = [*(emissions[t, y] for t, y in enumerate(path)), *(transitions[a, b] for a, b in pairwise(path))]
         ends = [start[path[0]], end[path[-1]]] if path else []
-        scores.append(sum([*steps, *ends], torch.zeros((), dtype=torch.float64)))
-    return torch.logsumexp(torch.stack(scores), 0).numpy()
+        scores.append(sum([*steps, *ends], emissions[:0].sum()))  # even where nothing is added, a 0 on the graph
+    return torch.logsumexp(torch.stack(scores), 0)
 
 
 RECORDS = (

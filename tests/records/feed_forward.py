@@ -29,22 +29,21 @@ def with_its_activation(function):
     return lambda params, x, activation: function(params, x, getattr(reference_activation, activation.__name__))
 
 
-def in_torch(layer, name):
+def in_torch(layer, phi):
     def oracle(params, x, **static):
-        import torch
+        from torch.nn import functional
 
-        w = {name: torch.tensor(0.0 if value is None else value) for name, value in params._asdict().items()}
-        return layer(getattr(torch.nn.functional, name), w, torch.tensor(x)).numpy()
+        return layer(functional.linear, getattr(functional, phi), params, x)
 
     return {"torch": oracle}
 
 
-def torch_mlp(phi, w, x):
-    return phi(x @ w["w_up"] + w["b_up"]) @ w["w_down"] + w["b_down"]
+def torch_mlp(linear, phi, params, x):
+    return linear(phi(linear(x, params.w_up.T, params.b_up)), params.w_down.T, params.b_down)
 
 
-def torch_glu(phi, w, x):
-    return (phi(x @ w["w_gate"]) * (x @ w["w_up"])) @ w["w_down"]
+def torch_glu(linear, phi, params, x):
+    return linear(phi(linear(x, params.w_gate.T)) * linear(x, params.w_up.T), params.w_down.T)
 
 
 RECORDS = (

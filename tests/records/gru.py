@@ -22,8 +22,7 @@ def arguments(draw):
 def torch_cell(params, state, x):
     import torch
 
-    w_x, w_h, b_x, b_h = (torch.tensor(p.T) for p in params)
-    h = torch.gru_cell(torch.tensor(x)[None], torch.tensor(state)[None], w_x, w_h, b_x, b_h)[0].numpy()
+    h = torch.gru_cell(x[None], state[None], *(p.t() for p in params))[0]
     return h, h
 
 

@@ -21,12 +21,10 @@ def torch_convolution(w, state, x, real):
     """PyTorch's convolution, of a channel by itself and over the real tokens alone; its kernels run forward in time."""
     import torch
 
-    seen = np.concatenate([state, x[real]])
-    y = np.zeros(x.shape)
+    seen, y = torch.cat([state, x[real]]), torch.zeros_like(x)
     if real.any():
-        kernel = torch.tensor(w[::-1].T.copy())[:, None]
-        convolved = torch.nn.functional.conv1d(torch.tensor(seen.T)[None], kernel, groups=x.shape[1])
-        y[real] = convolved[0].T.numpy()
+        convolved = torch.nn.functional.conv1d(seen.T[None], w.flip(0).T[:, None], groups=x.shape[1])
+        y[real] = convolved[0].T
     return seen[len(seen) - len(state) :], y
 
 

@@ -53,12 +53,38 @@ def cut_sequences(draw):
 
 def torch_attention(q, k, v, log_decay):
     """Mamba-2's attention form: a lower triangle of sums, from PyTorch's own cumulative sum."""
+    total = log_decay.cumsum(-1)
+    decays = (total[:, :, None] - total[:, None, :]).exp().tril()
+    return (q @ k.mT * decays) @ v
+
+
+def torch_loop(state, q, k, v, log_decay, chunk=None):
+    """Token by token, one product of the past and an outer product that comes to it."""
     import torch
 
-    q, k, v, log_decay = map(torch.tensor, (q, k, v, log_decay))
-    total = log_decay.cumsum(-1)
-    decays = torch.exp(total[:, :, None] - total[:, None, :]).tril()
-    return ((q @ k.mT * decays) @ v).numpy()
+    outputs = []
+    for t in range(q.shape[1]):
+        state = torch.baddbmm(state * log_decay[:, t, None, None].exp(), k[:, t, :, None], v[:, t, None])
+        outputs.append(torch.bmm(q[:, t, None], state)[:, 0])
+    return state, torch.stack(outputs, 1)
+
+
+def torch_step(state, *inputs):
+    state, o = torch_loop(state, *(x[:, None] for x in inputs))
+    return state, o[:, 0]
+
+
+def torch_matrix(log_decay):
+    """Every pair's own sum, of what lies between."""
+    import torch
+
+    t = range(log_decay.shape[1])
+    left = [
+        log_decay[:, j + 1 : i + 1].sum(1).exp() if j <= i else log_decay.new_zeros(len(log_decay))
+        for i in t
+        for j in t
+    ]
+    return torch.stack(left, 1).unflatten(1, (len(t), len(t)))
 
 
 def looped(function, step):
@@ -87,17 +113,25 @@ def chunk_record(name, arguments, **static):
 
 # A state is of float32 or wider, whatever q, k and v are, so the forms that return one have no single dtype to keep.
 RECORDS = (
-    record("decay_step", step_arguments(), typed=False),
-    record("decay_matrix", parallel_arguments().map(lambda drawn: (drawn[3],)), precise=False),
+    record("decay_step", step_arguments(), typed=False, oracles={"torch": torch_step}),
+    record(
+        "decay_matrix",
+        parallel_arguments().map(lambda drawn: (drawn[3],)),
+        precise=False,
+        oracles={"torch": torch_matrix},
+    ),
     record("decay_parallel", parallel_arguments(), precise=False, oracles={"torch": torch_attention}),
-    record("decay_chunked", chunked_arguments(), static={"chunk": 3}, typed=False, label="chunks of 3"),
-    record("decay_chunked", chunked_arguments(), typed=False, label="one chunk"),
+    *(
+        record("decay_chunked", chunked_arguments(), typed=False, oracles={"torch": torch_loop}, **how)
+        for how in ({"static": {"chunk": 3}, "label": "chunks of 3"}, {"label": "one chunk"})
+    ),
     Record(
         looped(looping.loop, decay.decay_step),
         looped(loop_reference.loop, reference.decay_step),
         loop_backward,
         chunked_arguments(),
         typed=False,
+        oracles={"torch": torch_loop},
     ),
     chunk_record("in_chunks", sequences(), chunk=3),
     chunk_record("out_of_chunks", cut_sequences(), t=2),

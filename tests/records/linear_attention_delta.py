@@ -46,18 +46,17 @@ def torch_loop(state, q, k, v, beta, log_decay, chunk=None):
     """As the paper writes it: S' = a S (I - beta k kᵀ) + beta v kᵀ, the state transposed, in PyTorch."""
     import torch
 
-    state, q, k, v, beta, log_decay = map(torch.tensor, (state.swapaxes(1, 2), q, k, v, beta, log_decay))
-    outputs = []
+    state, outputs = state.mT, []
     for t in range(q.shape[1]):
         q_t, k_t, v_t, beta_t, a_t = q[:, t], k[:, t], v[:, t], beta[:, t, None, None], log_decay[:, t].exp()
         erase = torch.eye(k.shape[2], dtype=k.dtype) - beta_t * k_t[:, :, None] * k_t[:, None, :]
         state = a_t[:, None, None] * state @ erase + beta_t * v_t[:, :, None] * k_t[:, None, :]
         outputs.append((state @ q_t[:, :, None])[:, :, 0])
-    return state.mT.numpy(), torch.stack(outputs, 1).numpy()
+    return state.mT, torch.stack(outputs, 1)
 
 
 def torch_parallel(q, k, v, beta, log_decay):
-    return torch_loop(np.zeros((len(q), q.shape[2], v.shape[2])), q, k, v, beta, log_decay)[1]
+    return torch_loop(q.new_zeros(len(q), q.shape[2], v.shape[2]), q, k, v, beta, log_decay)[1]
 
 
 def torch_step(state, *inputs):

@@ -23,24 +23,24 @@ def projection_arguments(draw):
 def torch_elu(x):
     import torch
 
-    return (torch.nn.functional.elu(torch.tensor(x)) + 1).numpy()
+    return torch.nn.functional.elu(x) + 1
 
 
 def torch_taylor(x):
     """A Kronecker product of each row with itself."""
     import torch
 
-    rows = torch.tensor(x) / x.shape[-1] ** 0.25
-    return torch.stack([torch.cat([torch.ones(1), z, torch.kron(z, z) / 2**0.5]) for z in rows]).numpy()
+    rows = x / x.shape[-1] ** 0.25
+    return torch.stack([torch.cat([torch.ones(1), z, torch.kron(z, z) / 2**0.5]) for z in rows])
 
 
 def torch_random(projection, x):
     """The exponent as half a difference of squared distances, from the origin and from x."""
     import torch
 
-    w, z = torch.tensor(projection), torch.tensor(x) / x.shape[-1] ** 0.25
+    w, z = projection, x / x.shape[-1] ** 0.25
     exponents = ((w**2).sum(-1) - torch.cdist(z, w, compute_mode="donot_use_mm_for_euclid_dist") ** 2) / 2
-    return (exponents.exp() / len(w) ** 0.5).numpy()
+    return exponents.exp() / len(w) ** 0.5
 
 
 def record(name, arguments, oracle, **rest):

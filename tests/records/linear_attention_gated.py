@@ -37,8 +37,8 @@ def chunked_arguments(draw):
     return draw(weights(q.shape[0], q.shape[2], v.shape[2])), q, k, v, log_decay
 
 
-def torch_recurrence(state, q, k, v, log_decay):
-    """The recurrence as the paper states it, a matrix for each head; tensors in, tensors out."""
+def torch_recurrence(state, q, k, v, log_decay, chunk=None):
+    """The recurrence as the paper states it, a matrix for each head."""
     import torch
 
     outputs = []
@@ -49,19 +49,12 @@ def torch_recurrence(state, q, k, v, log_decay):
     return state, torch.stack(outputs, dim=1)
 
 
-def torch_chunked(*arguments, chunk=None):
-    import torch
-
-    state, o = torch_recurrence(*map(torch.tensor, arguments))
-    return state.numpy(), o.numpy()
-
-
 def torch_parallel(q, k, v, log_decay):
-    return torch_chunked(np.zeros((q.shape[0], q.shape[2], v.shape[2])), q, k, v, log_decay)[1]
+    return torch_recurrence(q.new_zeros(len(q), q.shape[2], v.shape[2]), q, k, v, log_decay)[1]
 
 
 def torch_step(state, *inputs):
-    state, o = torch_chunked(state, *(x[:, None] for x in inputs))
+    state, o = torch_recurrence(state, *(x[:, None] for x in inputs))
     return state, o[:, 0]
 
 
@@ -74,7 +67,7 @@ RECORDS = (
     record("gated_step", step_arguments(), torch_step),
     record("gated_parallel", parallel_arguments(), torch_parallel),
     *(
-        record("gated_chunked", chunked_arguments(), torch_chunked, static={"chunk": chunk}, label=str(chunk))
+        record("gated_chunked", chunked_arguments(), torch_recurrence, static={"chunk": chunk}, label=str(chunk))
         for chunk in (1, 2, 8)
     ),
 )

@@ -27,14 +27,12 @@ def torch_linear(state, q, k, v, chunk):
     """The two running sums that the paper writes, and their quotient."""
     import torch
 
-    state, q, k, v = map(torch.tensor, (state, q, k, v))
-    s, z = state[..., :-1], state[..., -1]
-    outs = []
+    s, z, outs = state[..., :-1], state[..., -1], []
     for t in range(q.shape[1]):
         s = s + k[:, t, :, None] * v[:, t, None, :]
         z = z + k[:, t]
         outs.append(torch.einsum("gkv,gk->gv", s, q[:, t]) / torch.einsum("gk,gk->g", z, q[:, t])[:, None])
-    return torch.cat([s, z[..., None]], -1).numpy(), torch.stack(outs, 1).numpy()
+    return torch.cat([s, z[..., None]], -1), torch.stack(outs, 1)
 
 
 RECORDS = (
@@ -47,5 +45,11 @@ RECORDS = (
         oracles={"torch": torch_linear},
         typed=False,
     ),
-    Record(mamba.discretize, mamba_reference.discretize, mamba_reference.discretize_backward, discretize_arguments()),
+    Record(
+        mamba.discretize,
+        mamba_reference.discretize,
+        mamba_reference.discretize_backward,
+        discretize_arguments(),
+        oracles={"torch": lambda rate, step: -rate.exp()[:, None] * step},
+    ),
 )

@@ -1,5 +1,3 @@
-import numpy as np
-
 from minilm.layers.linear_attention import rwkv
 from minilm.reference.linear_attention import rwkv as reference
 from tests.records import Record
@@ -17,8 +15,8 @@ def with_bonus(arguments):
     return arguments.flatmap(bonus)
 
 
-def torch_recurrence(state, r, k, v, log_decay, u):
-    """The recurrence as the paper states it, a matrix for each head; tensors in, tensors out."""
+def torch_recurrence(state, r, k, v, log_decay, u, chunk=None):
+    """The recurrence as the paper states it, a matrix for each head."""
     import torch
 
     outputs = []
@@ -29,20 +27,13 @@ def torch_recurrence(state, r, k, v, log_decay, u):
     return state, torch.stack(outputs, dim=1)
 
 
-def torch_chunked(*arguments, chunk=None):
-    import torch
-
-    state, o = torch_recurrence(*map(torch.tensor, arguments))
-    return state.numpy(), o.numpy()
-
-
 def torch_parallel(r, k, v, log_decay, u):
-    return torch_chunked(np.zeros((r.shape[0], r.shape[2], v.shape[2])), r, k, v, log_decay, u)[1]
+    return torch_recurrence(r.new_zeros(len(r), r.shape[2], v.shape[2]), r, k, v, log_decay, u)[1]
 
 
 def torch_step(state, *inputs):
     *inputs, u = inputs
-    state, o = torch_chunked(state, *(x[:, None] for x in inputs), u)
+    state, o = torch_recurrence(state, *(x[:, None] for x in inputs), u)
     return state, o[:, 0]
 
 
@@ -55,7 +46,7 @@ RECORDS = (
     record("rwkv6_step", step_arguments(), torch_step),
     record("rwkv6_parallel", parallel_arguments(), torch_parallel),
     *(
-        record("rwkv6_chunked", chunked_arguments(), torch_chunked, static={"chunk": chunk}, label=str(chunk))
+        record("rwkv6_chunked", chunked_arguments(), torch_recurrence, static={"chunk": chunk}, label=str(chunk))
         for chunk in (1, 2, 8)
     ),
 )

@@ -76,8 +76,8 @@ def with_metrics(function):
 def torch_token_cross_entropy(logits, targets):
     import torch
 
-    rows = torch.tensor(logits.reshape(-1, logits.shape[-1])), torch.tensor(targets.ravel())
-    return torch.nn.functional.cross_entropy(*rows, reduction="none").numpy().reshape(targets.shape)
+    rows = logits.reshape(-1, logits.shape[-1])
+    return torch.nn.functional.cross_entropy(rows, targets.ravel(), reduction="none").reshape(targets.shape)
 
 
 def optax_token_cross_entropy(logits, targets):

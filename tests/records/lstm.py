@@ -26,10 +26,8 @@ def arguments(draw, peephole):
 def torch_cell(params, state, x):
     import torch
 
-    w_x, w_h, b_x, b_h = (torch.tensor(p.T) for p in params)
-    before = [torch.tensor(part)[None] for part in state]
-    h, c = (part[0].numpy() for part in torch.lstm_cell(torch.tensor(x)[None], before, w_x, w_h, b_x, b_h))
-    return lstm.LSTMState(h=h, c=c), h
+    h, c = torch.lstm_cell(x[None], [part[None] for part in state], *(p.t() for p in params))
+    return lstm.LSTMState(h=h[0], c=c[0]), h[0]
 
 
 def flax_cell(params, state, x):

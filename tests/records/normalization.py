@@ -23,15 +23,13 @@ def rms_norm_arguments(draw):
 def torch_layer_norm(params, x, eps=1e-5):
     import torch
 
-    scale, bias = torch.tensor(params.scale), torch.tensor(params.bias)
-    return torch.nn.functional.layer_norm(torch.tensor(x), scale.shape, scale, bias, eps).numpy()
+    return torch.nn.functional.layer_norm(x, params.scale.shape, *params, eps)
 
 
 def torch_rms_norm(params, x, eps=1e-6):
     import torch
 
-    scale = torch.tensor(params.scale)
-    return torch.nn.functional.rms_norm(torch.tensor(x), scale.shape, scale, eps).numpy()
+    return torch.nn.functional.rms_norm(x, params.scale.shape, *params, eps)
 
 
 def flax_layer_norm(params, x, eps=1e-5):

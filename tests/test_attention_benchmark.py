@@ -11,7 +11,7 @@ import pytest
 from benchmarks.attention import check, cores, cost, decode, ops, record, scaling
 from benchmarks.attention.candidates import LAWS, Spec, draw, mixer
 from minilm.layers.attention.masks import Causal, Chunked, SlidingWindow
-from minilm.shapes import Mixer
+from minilm.shapes import Mixer, Tokens
 from minilm.variants.softmax import ruled
 from tests.tolerances import FORMULA, assert_close
 
@@ -45,11 +45,22 @@ def measured(monkeypatch):
 
 @pytest.mark.parametrize("tile", [3, 8, 100])
 def test_pairs_are_those_of_the_closed_forms(tile):
-    n, w, c = 23, 5, 4
-    assert cost.pairs(Causal(), n, tile) == n * (n + 1) // 2
-    assert cost.pairs(Causal() & SlidingWindow(w), n, tile) == w * n - w * (w - 1) // 2
-    assert cost.pairs(Causal() & Chunked(c), n, tile) == 5 * c * (c + 1) // 2 + 6
-    assert cost.pairs(~Causal(), n, tile) == n * (n - 1) // 2
+    n, w, c, p = 23, 5, 4, 9
+    tokens = Tokens.arange(n)
+    assert cost.pairs(Causal(), tokens, tile) == n * (n + 1) // 2
+    assert cost.pairs(Causal() & SlidingWindow(w), tokens, tile) == w * n - w * (w - 1) // 2
+    assert cost.pairs(Causal() & Chunked(c), tokens, tile) == 5 * c * (c + 1) // 2 + 6
+    assert cost.pairs(~Causal(), tokens, tile) == n * (n - 1) // 2
+    prefix, documents = cores.Pattern(prefix=p), cores.Pattern(document=c)
+    assert cost.pairs(prefix.rule, prefix.tokens(n), tile) == n * (n + 1) // 2 + p * (p - 1) // 2
+    assert cost.pairs(documents.rule, documents.tokens(n), tile) == 5 * c * (c + 1) // 2 + 6
+
+
+def test_a_tile_of_one_document_visits_no_other():
+    prefix, documents = cores.Pattern(prefix=9), cores.Pattern(document=8)
+    assert cost.mean_tiles(documents.rule, documents.tokens(24), tile=4) == 1.5
+    assert cost.mean_tiles(Causal(), Tokens.arange(24), tile=4) == 3.5
+    assert cost.mean_tiles(prefix.rule, prefix.tokens(24), tile=4) == (3 + 3 + 3 + 4 + 5 + 6) / 6
 
 
 def test_useful_operations_are_those_of_the_pairs_and_of_the_recurrences():

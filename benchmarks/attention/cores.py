@@ -7,7 +7,9 @@ it, and what else it takes are the options behind the colon: `blockwise:window=2
 import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +20,7 @@ from minilm.backends import calls
 from minilm.flags import UsageError, nearest
 from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense
-from minilm.layers.attention.masks import Causal, Rule, SlidingWindow
+from minilm.layers.attention.masks import Causal, Prefix, Rule, SameDocument, SlidingWindow
 from minilm.layers.attention.pallas import Pallas
 from minilm.layers.linear_attention.decay import decay_chunked, decay_step
 from minilm.layers.linear_attention.delta import delta_chunked, delta_step
@@ -67,20 +69,37 @@ def make(text: str, heads: int, width: int) -> Candidate:
 # ── softmax ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rule_of(window: int) -> Rule:
-    """Causal, and within a window where one is given."""
-    return Causal() & SlidingWindow(window) if window else Causal()
+class Pattern(NamedTuple):
+    """Who sees whom: the past, or a `window` of it; a `prefix` sees itself; `document`s of so many tokens, apart."""
+
+    window: int = 0
+    prefix: int = 0
+    document: int = 0
+
+    @property
+    def rule(self) -> Rule:
+        """As `masks` spells it."""
+        rule = Causal() & SlidingWindow(self.window) if self.window else Causal()
+        rule = rule | Prefix(self.prefix) if self.prefix else rule
+        return rule & SameDocument() if self.document else rule
+
+    def tokens(self, length: int) -> Tokens:
+        """Where they stand: one behind the other, documents side by side."""
+        position = np.arange(length, dtype=np.int32)
+        return Tokens(position, position // self.document if self.document else np.zeros_like(position))
 
 
-def softmax(name, backend, heads, width, window, attend=None, tiles=0, checked=CHECKED) -> Candidate:
-    """Causal attention by a backend, or by its `attend` with options; its definition is `Dense` of the rule."""
-    rule, chosen = rule_of(window), backends.BACKENDS[backend]
+def softmax(name, backend, heads, width, pattern, attend=None, tiles=0, checked=CHECKED) -> Candidate:
+    """Attention under a pattern, by a backend or its `attend` with options; its definition is `Dense` of the rule."""
+    rule, chosen = pattern.rule, backends.BACKENDS[backend]
 
     def supports(spec: Spec):
         if backend == "pallas" and spec.platform == "cpu":
             return "Kernels are interpreted on a CPU, and a time of that would say nothing."
         sizes = {"g": heads, "r": 1, "t": spec.length, "s": spec.length, "k": width, "v": width}
-        asked = backends.Spec(rule, None, **sizes, dtype=spec.dtype, in_order=True, platform=spec.platform)
+        asked = backends.Spec(
+            rule, None, **sizes, dtype=spec.dtype, in_order=not pattern.document, platform=spec.platform
+        )
         return chosen.supports(asked)
 
     return Candidate(
@@ -89,14 +108,14 @@ def softmax(name, backend, heads, width, window, attend=None, tiles=0, checked=C
         about=about(CORES[name]),
         backend="minilm" if chosen.attend in (Dense, Blockwise) else backend,
         inputs=lambda drawn, length: heads_first(drawn(length, heads, width) for _ in range(3)),
-        function=attending(attend or chosen.attend(rule, None)),
-        definition=attending(Dense(rule)),
-        useful=lambda length: 2 * heads * 2 * width * cost.pairs(rule, length),
-        turns=lambda length: cost.mean_tiles(rule, length, tiles) if tiles else None,
+        function=attending(attend or chosen.attend(rule, None), pattern),
+        definition=attending(Dense(rule), pattern),
+        useful=lambda length: 2 * heads * 2 * width * cost.pairs(rule, pattern.tokens(length)),
+        turns=lambda length: cost.mean_tiles(rule, pattern.tokens(length), tiles) if tiles else None,
         supports=supports,
         checked=checked,
         checked_backward=checked,
-        at=lambda rows: of_some_queries(Dense(rule), rows),
+        at=lambda rows: of_some_queries(Dense(rule), pattern, rows),
     )
 
 
@@ -106,44 +125,46 @@ def heads_first(drawn):
     return q[:, None], k, v
 
 
-def attending(attend):
+def attending(attend, pattern):
     """An `attend` of minilm as a function of its heads alone."""
 
     def function(q, k, v):
-        where = Tokens.arange(k.shape[1])
-        return attend(q, k, v, where, where)
+        here = jax.tree.map(jnp.asarray, pattern.tokens(k.shape[1]))
+        return attend(q, k, v, here, here)
 
     return function
 
 
-def of_some_queries(attend, rows):
+def of_some_queries(attend, pattern, rows):
     """The same of some queries alone, which see what they would see among all."""
 
     def function(q, k, v):
-        some = Tokens(jnp.asarray(rows, jnp.int32), jnp.zeros(len(rows), jnp.int32))
-        return attend(q[:, :, rows], k, v, some, Tokens.arange(k.shape[1]))
+        here = jax.tree.map(jnp.asarray, pattern.tokens(k.shape[1]))
+        return attend(q[:, :, rows], k, v, jax.tree.map(lambda x: x[rows], here), here)
 
     return function
 
 
 @core
-def dense(heads, width, window=0):
+def dense(heads, width, window=0, prefix=0, document=0):
     """Softmax attention that holds every score, masked or not."""
-    return softmax("dense", "dense", heads, width, window)
+    return softmax("dense", "dense", heads, width, Pattern(window, prefix, document))
 
 
 @core
-def blockwise(heads, width, window=0, block=128):
+def blockwise(heads, width, window=0, prefix=0, document=0, block=128):
     """The same in tiles, of which those outside of the mask are never visited (flash attention in plain JAX)."""
-    attend = Blockwise(rule_of(window), None, block, block)
-    return softmax("blockwise", "blockwise", heads, width, window, attend, tiles=block)
+    pattern = Pattern(window, prefix, document)
+    attend = Blockwise(pattern.rule, None, block, block)
+    return softmax("blockwise", "blockwise", heads, width, pattern, attend, tiles=block)
 
 
 @core
-def pallas(heads, width, window=0, block=64):
+def pallas(heads, width, window=0, prefix=0, document=0, block=64):
     """The same tiles in minilm's own kernels, on GPUs and TPUs."""
-    attend = Pallas(rule_of(window), None, block, block)
-    return softmax("pallas", "pallas", heads, width, window, attend, tiles=block)
+    pattern = Pattern(window, prefix, document)
+    attend = Pallas(pattern.rule, None, block, block)
+    return softmax("pallas", "pallas", heads, width, pattern, attend, tiles=block)
 
 
 # JAX's kernels take tiles of 128 alone, of which three are checked.
@@ -151,34 +172,35 @@ THREE_TILES = 384
 
 
 @core
-def jax_nn(heads, width, window=0):
+def jax_nn(heads, width, window=0, prefix=0, document=0):
     """`jax.nn.dot_product_attention` as XLA compiles it."""
-    attend = partial(calls.by_index, rule_of(window), None, implementation="xla")  # without what a rule's mask costs
-    return softmax("jax-nn", "jax-xla", heads, width, window, attend)
+    pattern = Pattern(window, prefix, document)
+    by_index = partial(calls.by_index, pattern.rule, None, implementation="xla")  # without what a rule's mask costs
+    return softmax("jax-nn", "jax-xla", heads, width, pattern, None if prefix or document else by_index)
 
 
 @core
 def jax_cudnn(heads, width, window=0):
     """`jax.nn.dot_product_attention` by cuDNN, on NVIDIA's GPUs."""
-    return softmax("jax-cudnn", "jax-cudnn", heads, width, window)
+    return softmax("jax-cudnn", "jax-cudnn", heads, width, Pattern(window))
 
 
 @core
 def jax_triton(heads, width):
     """JAX's own Pallas kernel for GPUs, through Triton."""
-    return softmax("jax-triton", "jax-triton", heads, width, 0, checked=THREE_TILES)
+    return softmax("jax-triton", "jax-triton", heads, width, Pattern(), checked=THREE_TILES)
 
 
 @core
 def jax_flash(heads, width):
     """JAX's own Pallas kernel for TPUs."""
-    return softmax("jax-flash", "tpu-flash", heads, width, 0, checked=THREE_TILES)
+    return softmax("jax-flash", "tpu-flash", heads, width, Pattern(), checked=THREE_TILES)
 
 
 @core
 def jax_splash(heads, width, window=0):
     """JAX's own Pallas kernel for TPUs that knows windows."""
-    return softmax("jax-splash", "tpu-splash", heads, width, window, checked=THREE_TILES)
+    return softmax("jax-splash", "tpu-splash", heads, width, Pattern(window), checked=THREE_TILES)
 
 
 # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from minilm import machines
@@ -22,37 +23,41 @@ from minilm.shapes import Tokens
 TILE = 1024  # of the count of pairs: a million booleans at a time
 
 
-def pairs(rule: Rule, length: int, tile: int = TILE) -> int:
-    """How many pairs of positions below `length` a rule allows: asked in tiles, those beyond its reach left out.
+def pairs(rule: Rule, tokens: Tokens, tile: int = TILE) -> int:
+    """How many pairs of tokens a rule allows: asked in tiles, those beyond its reach left out.
 
     >>> from minilm.layers.attention.masks import Causal
-    >>> pairs(Causal(), 5, tile=2)
+    >>> pairs(Causal(), Tokens.arange(5), tile=2)
     15
     """
-    count = 0
-    for first in range(0, length, tile):
-        rows = min(tile, length - first)
-        low, high = _reach(rule, first, first + rows - 1, length)
-        for start in range(low // tile * tile, high + 1, tile):
-            keys = Tokens.arange(min(tile, length - start), start)
-            count += int(np.asarray(rule(Tokens.arange(rows, first), keys)).sum())
-    return count
+
+    def allowed(*tiles):
+        return int(np.asarray(rule(*jax.tree.map(jnp.asarray, tiles))).sum())
+
+    return sum(allowed(queries, keys) for queries, needed in _visits(rule, tokens, tile) for keys in needed)
 
 
-def mean_tiles(rule: Rule, length: int, tile: int) -> float:
+def mean_tiles(rule: Rule, tokens: Tokens, tile: int) -> float:
     """How many tiles of keys a tile of queries visits, on the mean."""
-    tile = min(tile, length)
-    visits = []
-    for first in range(0, length, tile):
-        last = min(first + tile, length) - 1
-        low, high = _reach(rule, first, last, length)
-        visits.append(max(0, high // tile - low // tile + 1))
-    return sum(visits) / len(visits)
+    visits = _visits(rule, tokens, tile)
+    return sum(len(needed) for _, needed in visits) / len(visits)
 
 
-def _reach(rule, first, last, length):
-    low, high = rule.reach(Tokens(first, 0), Tokens(last, 0))
-    return max(0, int(low.position)), min(length - 1, int(high.position))
+def _visits(rule, tokens, tile):
+    """Each tile of queries, with the tiles that hold a key of the interval which it needs; tokens stand in order."""
+    position, document = map(np.asarray, tokens)
+    tiles = [Tokens(position[i : i + tile], document[i : i + tile]) for i in range(0, len(position), tile)]
+
+    def needed(queries):
+        first, last = (Tokens(queries.position[end], queries.document[end]) for end in (0, -1))
+        bounds = [(int(low), int(high)) for low, high in zip(*rule.reach(first, last), strict=True)]
+        return [
+            keys
+            for keys in tiles
+            if all(low <= x[-1] and x[0] <= high for (low, high), x in zip(bounds, keys, strict=True))
+        ]
+
+    return [(queries, needed(queries)) for queries in tiles]
 
 
 def flops(candidate, function, inputs, length: int, mode: str) -> dict:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from minilm.config import PRESETS
 from minilm.flags import OVERVIEW, Generate, UsageError, nearest, parse
-from minilm.interruption import run_child, signal_of, terminable
+from minilm.interruption import run_child, signal_of, terminable, until_unread
 
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
 
 
+@until_unread
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 1 for an error, or 2 for a command line that cannot be understood.
 
@@ -36,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
             return COMMANDS[command](rest) or 0
     except UsageError as error:
         return _refuse(error, 2)
+    except BrokenPipeError:
+        raise  # to `until_unread`
     except (ValueError, OSError, ArithmeticError) as error:
         return _refuse(error, 1)
     except KeyboardInterrupt as interrupt:

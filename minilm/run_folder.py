@@ -47,6 +47,8 @@ def begun(folder: Path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             with contextlib.suppress(OSError):  # it holds something: then it stays
                 folder.rmdir()
+                if folder.parent == Path("runs"):  # of a run that nobody named a folder for
+                    folder.parent.rmdir()
         raise
 
 

@@ -32,6 +32,7 @@ from minilm.panel import (
     Pace,
     Panel,
     Reading,
+    RunConsole,
     comparison,
     device_name,
     introduce,
@@ -82,7 +83,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Result:
             _check_prompt(config, load(folder / "tokenizer.json"))
         run_folder.write_model(folder, config.architecture, corpus.train.vocab_size)
         run_folder.write_config(folder, config)
-        return _run(config, folder, None, console or Console())
+        return _run(config, folder, None, console or RunConsole())
 
 
 def resume(
@@ -101,7 +102,7 @@ def resume(
         raise ValueError(f"The run in {folder} has read its corpus: other data, or another tokenizer, is another run.")
     run_folder.write_model(folder, config.architecture, reopen(folder).train.vocab_size)
     run_folder.write_config(folder, config)
-    return _run(config, folder, start, console or Console())
+    return _run(config, folder, start, console or RunConsole())
 
 
 def default_preset() -> str:

@@ -207,9 +207,12 @@ def test_all_that_there_is_is_listed_with_what_it_can_be_told(monkeypatch, capsy
 def test_what_is_measured_is_printed_and_written(monkeypatch, capsys, tmp_path):
     out = tmp_path / "mine.jsonl"
     monkeypatch.setattr(cost, "peak", lambda clock: PEAK)
+    summaries, summary = [], views.summary
+    monkeypatch.setattr(views, "summary", lambda rows: summaries.append(out.exists()) or summary(rows))
     sizes = ["--heads", "2", "--width", "8", "--budget", "0.01s"]
     assert bench(monkeypatch, "ops", "--cores", "dense", "--lengths", "8..16", *sizes, "--out", out) == 0
     assert "dense, fwd, float32, heads 2, width 8: time like T^" in capsys.readouterr().out
+    assert summaries == [True], "what nobody reads to its end is written before it is shown"
     first, second = (json.loads(line) for line in out.read_text().splitlines())
     assert (first["sizes"]["length"], second["sizes"]["length"]) == (8, 16)
     assert first["environment"]["command"].endswith(

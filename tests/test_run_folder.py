@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from minilm import checkpoint, run_folder, trainer
+from minilm import checkpoint, panel, run_folder, trainer
 from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
 from minilm.history import History
 from minilm.interruption import Terminated
@@ -76,11 +76,16 @@ def test_what_cannot_be_is_refused_before_anything_is_read(changes, sentence, tm
         ),
     ],
 )
-def test_what_ends_before_its_first_checkpoint_leaves_a_folder_as_it_was(changes, sentence, text, tmp_path):
+def test_what_ends_before_its_first_checkpoint_leaves_a_folder_as_it_was(
+    changes, sentence, text, tmp_path, monkeypatch
+):
     (tmp_path / "mine.txt").write_text("kept")
     for folder in (tmp_path / "new", tmp_path):
         with pytest.raises(ValueError, match=sentence):
             train(told(text, folder, **changes))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        train(replace(told(text, "", **changes), folder=""))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -119,6 +124,18 @@ def test_interrupted_behind_its_last_step_a_run_says_how_to_go_on(interrupt, cod
     assert (result.step, result.exit_code) == (4, code)
     assert f"minilm train --resume {tmp_path / 'run'}" in console.file.getvalue()
     assert trainer.resume(tmp_path / "run", console=console).validation > 0
+
+
+def test_a_run_goes_on_where_nobody_reads_what_it_says(text, tmp_path, monkeypatch):
+    class Left(io.StringIO):
+        def write(self, shown):
+            raise BrokenPipeError
+
+    reading = []
+    monkeypatch.setattr(panel, "nobody_reads", lambda: reading.append(False))
+    assert trainer.train(told(text, tmp_path / "run"), panel.RunConsole(file=Left())).step == 4
+    assert reading == [False]
+    assert checkpoint.steps(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.json"])

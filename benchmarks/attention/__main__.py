@@ -19,6 +19,7 @@ import sys
 import benchmarks.measure as measure
 from benchmarks.attention import options
 from minilm.flags import UsageError, nearest
+from minilm.interruption import until_unread
 
 COMMANDS = {  # each a module here, with a main
     "ops": "what attention over whole sequences costs, forward and with backward, as they grow",
@@ -30,6 +31,7 @@ COMMANDS = {  # each a module here, with a main
 }
 
 
+@until_unread
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code, or 2 for what cannot be understood."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -44,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         if name != "quality":  # which chooses its core, or a device, by flags of its own
             _prepare(pinned=options.ACCELERATOR not in rest)
         return importlib.import_module(f"benchmarks.attention.{name}").main(rest)
+    except BrokenPipeError:
+        raise  # to `until_unread`
     except (UsageError, OSError) as error:
         print(f"minilm bench attention: {error}", file=sys.stderr)
         return 2

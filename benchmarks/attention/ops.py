@@ -39,10 +39,11 @@ def run(chosen) -> int:
     """Measure what was chosen, print it, and write it where that was asked for."""
     candidates = chosen_candidates(chosen)
     rows = measured(candidates, chosen)
+    if chosen.out:  # before anything is shown, which nobody may read to its end
+        record.write(chosen.out, rows)
     print(views.table(rows))
     print(views.summary(rows))
     if chosen.out:
-        record.write(chosen.out, rows)
         print(f"written to {chosen.out}")
     return 0
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from typing import NamedTuple
 
 from benchmarks.attention import record, scaling
@@ -72,11 +73,12 @@ def table(rows: list[dict]) -> str:
 
 
 def progress(row: dict) -> None:
-    """A row as soon as it is there."""
+    """A row as soon as it is there, on standard error: the table comes when all are."""
     cells = figures(row)
     time = f"{cells['ms']:>9} ms" if "time" in row else " " * 12
     print(
         f"{cells['what']:28} {cells['mode']:7}{cells['tokens']:>6} {cells['dtype']:5}{time}  {cells['note']}",
+        file=sys.stderr,
         flush=True,
     )
 

@@ -2,7 +2,10 @@
 
 import importlib.metadata
 import importlib.util
+import sys
+import warnings
 from functools import cache
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from minilm.layers.attention.block_selection import moba_attention
 from minilm.layers.attention.core import dot_product_attention
 from minilm.layers.attention.forgetting import forgetting_bias
+from minilm.layers.attention.native_sparse import CompressParams, native_sparse_attention
 from minilm.layers.linear_attention.decay import decay_chunked
 from minilm.layers.linear_attention.delta import delta_chunked
 from minilm.layers.linear_attention.feature_maps import elu_plus_one, taylor_features
@@ -44,7 +49,11 @@ def fla(name):
     (path,) = (file.locate() for file in files if str(file) == f"fla/ops/{name}.py")
     spec = importlib.util.spec_from_file_location(f"naive_{name.replace('/', '_')}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that FlashAttention is not there
+        for missing in ("fla", "fla.ops", "fla.ops.utils", "fla.ops.utils.index", "fla.ops.utils.pooling"):
+            patched.setitem(sys.modules, missing, MagicMock())
+        spec.loader.exec_module(module)
     return module
 
 
@@ -162,3 +171,119 @@ def test_a_recurrence_and_its_gradients_are_those_of_flas_loop(name, seed):
     assert_close(o, their_o.detach().numpy(), FORMULA)
     for letter, gradient, x in zip(letters, vjp(jnp.asarray(d_o)), their_inputs, strict=True):
         assert_close(gradient, x.grad.numpy(), FORMULA, what=f"gradient of {letter}")
+
+
+LENGTH, N_TOKENS, N_HEADS, SELECTED = 4, 22, 2, 4  # of blocks that are compressed and of those selected; six of them
+SPARSE = {
+    "compress_k": {"e": (LENGTH, K), "w_up": (LENGTH * K, 5), "b_up": (5,), "w_down": (5, K), "b_down": (K,)},
+    "compress_v": {"e": (LENGTH, K), "w_up": (LENGTH * K, 5), "b_up": (5,), "w_down": (5, K), "b_down": (K,)},
+    "gates": (3, G, N_HEADS, N_TOKENS),
+    "q": (G, N_HEADS, N_TOKENS, K),
+    "k": (3, G, N_TOKENS, K),
+    "v": (3, G, N_TOKENS, K),
+}
+
+
+def their_native_sparse(compress_k, compress_v, gates, q, k, v, width):
+    """Its three parts, and its sum; what compresses, of which it knows the mean alone, by PyTorch's own layers."""
+    nsa, scale = fla("nsa/naive"), K**-0.5
+
+    def compressed(params, x):
+        blocks = torch.nn.functional.pad(x, (0, 0, 0, -N_TOKENS % LENGTH)).unflatten(1, (-1, LENGTH)) + params["e"]
+        hidden = torch.nn.functional.linear(blocks.flatten(2), params["w_up"].T, params["b_up"])
+        hidden = torch.nn.functional.gelu(hidden, approximate="tanh")
+        return heads_third(torch.nn.functional.linear(hidden, params["w_down"].T, params["b_down"]))
+
+    def heads_third(x):
+        return x.transpose(0, 1)[None]
+
+    q, k, v = heads_third(q.flatten(0, 1)), [heads_third(x) for x in k], [heads_third(x) for x in v]
+    k[0], v[0] = compressed(compress_k, k[0][0].transpose(0, 1)), compressed(compress_v, v[0][0].transpose(0, 1))
+    chosen = nsa.naive_nsa_topk(q, k[0], SELECTED, LENGTH, scale)
+    t = torch.arange(N_TOKENS)
+    near = (t[:, None] >= t) & (t[:, None] - t < width)
+    window = (x.transpose(1, 2) for x in (q, k[2], v[2]))
+    branches = (
+        nsa.naive_nsa_compression(q, k[0], v[0], LENGTH, scale)[0],
+        nsa.naive_nsa_selection(q, k[1], v[1], chosen, LENGTH, scale),
+        torch.nn.functional.scaled_dot_product_attention(*window, attn_mask=near, enable_gqa=True).transpose(1, 2),
+    )
+    o = sum(gate.flatten(0, 1).T[..., None] * branch[0] for gate, branch in zip(gates, branches, strict=True))
+    return o.transpose(0, 1).unflatten(0, (G, N_HEADS))
+
+
+@pytest.mark.slow
+@few
+@given(seed=seeds)
+def test_native_sparse_attention_and_its_gradients_are_flas(seed):
+    rng = np.random.default_rng(seed)
+    inputs = jax.tree.map(rng.standard_normal, SPARSE, is_leaf=lambda shape: isinstance(shape, tuple))
+    their_inputs = jax.tree.map(lambda x: torch.tensor(x, requires_grad=True), inputs)
+    their_o, d_o = their_native_sparse(**their_inputs, width=3), rng.standard_normal((G, N_HEADS, N_TOKENS, K))
+    their_o.backward(torch.tensor(d_o))
+
+    def ours(compress_k, compress_v, gates, q, k, v):
+        phi = CompressParams(**compress_k), CompressParams(**compress_v)
+        sizes = {"stride": LENGTH, "size": LENGTH, "n": SELECTED, "width": 3}
+        return native_sparse_attention(*phi, gates, q, k, v, jnp.arange(N_TOKENS), **sizes)
+
+    o, vjp = jax.vjp(lambda inputs: ours(**inputs), jax.tree.map(jnp.asarray, inputs))
+    assert_close(o, their_o.detach().numpy(), FORMULA)
+    assert_close(vjp(jnp.asarray(d_o))[0], jax.tree.map(lambda x: x.grad.numpy(), their_inputs), FORMULA)
+
+
+SIZE, CHOSEN = 4, 2  # of a block of MoBA's, and how many of the past a query reads
+
+
+def their_moba(q, k, v, monkeypatch):
+    """Its choice of blocks, on which its kernels' part is done by one softmax; and its counting, of one sequence."""
+    moba, n = fla("moba/parallel"), -(-N_TOKENS // SIZE)
+    ends = torch.tensor([*range(0, N_TOKENS, SIZE), N_TOKENS], dtype=torch.int32)
+    chunks = ends, torch.arange(n - 1), n - 1, torch.zeros(n, dtype=torch.int32)
+
+    def one_softmax(q, k, v, _own, _q, chosen, queries_of, keys_of, _most, _size, places):
+        heads = q.shape[1]
+        read = {
+            (t, h): [(k[t // SIZE * SIZE : t + 1, h], v[t // SIZE * SIZE : t + 1, h])]
+            for t in range(N_TOKENS)
+            for h in range(heads)
+        }
+        for block in range(len(keys_of) - 1):
+            keys, values = chosen[keys_of[block] : keys_of[block + 1], :, 0].unbind(1)
+            for place in places[queries_of[block] : queries_of[block + 1]]:
+                read[divmod(int(place), heads)].append((keys, values))
+        out = [
+            torch.nn.functional.scaled_dot_product_attention(
+                q[t, h][None], *(torch.cat(x) for x in zip(*blocks, strict=True))
+            )
+            for (t, h), blocks in read.items()
+        ]
+        return torch.cat(out).unflatten(0, (N_TOKENS, heads))
+
+    monkeypatch.setattr(moba, "flash_attn_varlen_func", one_softmax)
+    monkeypatch.setattr(moba, "ParallelMoBAFunction", MagicMock(apply=one_softmax))
+    monkeypatch.setattr(moba, "prepare_moba_chunks", lambda *_: chunks)
+    monkeypatch.setattr(
+        moba,
+        "prepare_cu_seqlens_from_lens",
+        lambda lengths: torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)),
+    )
+    q, k, v = (x.transpose(0, 1)[None] for x in (q.flatten(0, 1), k, v))
+    k, v = (x.repeat_interleave(N_HEADS, 2) for x in (k, v))
+    o = moba.parallel_moba(q, k, v, torch.tensor([0, N_TOKENS]), N_TOKENS, SIZE, CHOSEN + 1)[0]
+    return o.transpose(0, 1).unflatten(0, (G, N_HEADS))
+
+
+@pytest.mark.slow
+@few
+@given(seed=seeds)
+def test_a_mixture_of_blocks_and_its_gradients_are_those_of_flas_choice(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    inputs = [rng.standard_normal(shape) for shape in ((G, N_HEADS, N_TOKENS, K), (G, N_TOKENS, K), (G, N_TOKENS, K))]
+    their_inputs = [torch.tensor(x, requires_grad=True) for x in inputs]
+    their_o, d_o = their_moba(*their_inputs, monkeypatch), rng.standard_normal((G, N_HEADS, N_TOKENS, K))
+    their_o.backward(torch.tensor(d_o))
+    here = Tokens.arange(N_TOKENS)
+    o, vjp = jax.vjp(lambda *qkv: moba_attention(*qkv, here, here, size=SIZE, n=CHOSEN), *map(jnp.asarray, inputs))
+    assert_close(o, their_o.detach().numpy(), FORMULA)
+    assert_close(vjp(jnp.asarray(d_o)), tuple(x.grad.numpy() for x in their_inputs), FORMULA)

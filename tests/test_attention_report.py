@@ -187,6 +187,12 @@ def test_of_many_candidates_pairs_are_not_told_one_by_one():
     assert plots.plots(rows)["time"].startswith(b"\x89PNG")
 
 
+def test_a_panel_says_sizes_and_device():
+    told = views.Group("ops", "core", "fwd", "bfloat16", (("heads", 8),), "NVIDIA H200", "device time")
+    assert plots.title(told) == "cores, forward, bfloat16, heads 8, NVIDIA H200, device time"
+    assert plots.title(told._replace(device="cpu", clock="CPU time")) == "cores, forward, bfloat16, heads 8"
+
+
 # ── the command line ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -52,13 +52,15 @@ def _panel(axes, key, candidates, figure, crossed):
             axes.plot(crossing[0], _between(costs[second], crossing[0]), "kx", markersize=7)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    title = f"{key.kind}s, {TITLES.get(key.mode, key.mode)}, {key.dtype}" + (
-        f", {key.device}" if key.device != "cpu" else ""
-    )
-    axes.set_title(title + (" (×: one passes another)" if crossed else ""), fontsize=9)
+    axes.set_title(title(key) + (" (×: one passes another)" if crossed else ""), fontsize=9)
     axes.grid(which="major", alpha=0.3)
     beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": 2} if many else {}
     axes.legend(fontsize=6 if many else 7, **beside)
+
+
+def title(group: views.Group) -> str:
+    """What the rows of a panel share, with the device and the clock where they are not those of a CPU."""
+    return f"{group.kind}s, {group._replace(mode=TITLES.get(group.mode, group.mode))}"
 
 
 def _pairs(costs):

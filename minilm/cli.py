@@ -8,18 +8,33 @@ from pathlib import Path
 
 from minilm.config import PRESETS
 from minilm.flags import OVERVIEW, Generate, UsageError, nearest, parse
-from minilm.interruption import run_child, signal_of, terminable, until_unread
+from minilm.interruption import run_child, signal_of, terminable
+from minilm.unread import UNREAD, nobody_reads, written_out
 
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
 
 
-@until_unread
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 1 for an error, or 2 for a command line that cannot be understood.
 
     What a user can cause ends in one sentence on standard error. Set MINILM_TRACEBACK=1 to see where it came from.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with terminable(), written_out():
+            return _run(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        return _refuse(error, 2)
+    except BrokenPipeError:
+        nobody_reads(sys.stdout)
+        return UNREAD
+    except (ValueError, OSError, ArithmeticError) as error:
+        return _refuse(error, 1)
+    except KeyboardInterrupt as interrupt:
+        print("minilm: interrupted.", file=sys.stderr)
+        return 128 + signal_of(interrupt)
+
+
+def _run(arguments):
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(OVERVIEW)
         return 0 if arguments else 2
@@ -28,22 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"minilm {__version__}")
         return 0
-    try:
-        command, *rest = arguments
-        if command not in COMMANDS:
-            known = ", ".join(COMMANDS)
-            raise UsageError(f"There is no command {command!r}{nearest(command, COMMANDS)}; there are {known}.")
-        with terminable():
-            return COMMANDS[command](rest) or 0
-    except UsageError as error:
-        return _refuse(error, 2)
-    except BrokenPipeError:
-        raise  # to `until_unread`
-    except (ValueError, OSError, ArithmeticError) as error:
-        return _refuse(error, 1)
-    except KeyboardInterrupt as interrupt:
-        print("minilm: interrupted.", file=sys.stderr)
-        return 128 + signal_of(interrupt)
+    command, *rest = arguments
+    if command not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise UsageError(f"There is no command {command!r}{nearest(command, COMMANDS)}; there are {known}.")
+    return COMMANDS[command](rest) or 0
 
 
 def train(arguments: list[str]) -> int | None:
@@ -108,10 +112,11 @@ def tokenize(arguments: list[str]) -> int | None:
     if chosen.ids_only:
         print(*ids)
         return 0
-    from rich.console import Console
     from rich.text import Text
 
-    console, line = Console(highlight=False), Text()
+    from minilm.console import CommandConsole
+
+    console, line = CommandConsole(highlight=False), Text()
     grounds = ["on dark_blue", "on dark_green", "on dark_magenta", "on dark_cyan"]
     for place, i in enumerate(ids):
         piece = tokenizer.token_bytes[i].decode("utf-8", "backslashreplace")
@@ -183,12 +188,11 @@ def info(arguments: list[str]) -> int | None:
         close = nearest(chosen.preset, PRESETS)
         raise UsageError(f"There is no preset {chosen.preset!r}{close}; there are {', '.join(PRESETS)}.")
     _prepare()
-    from rich.console import Console
-
     from minilm import run_folder
+    from minilm.console import CommandConsole
     from minilm.info import show_devices, show_plan
 
-    console = Console()
+    console = CommandConsole()
     show_devices(console)
     if chosen.run:
         folder = _run_folder(chosen.run)

@@ -1,11 +1,8 @@
-"""Ctrl-C and SIGTERM as a request that the loop answers when its step is whole; output that nobody reads any more."""
+"""Ctrl-C and SIGTERM as a request that the loop answers when its step is whole."""
 
 import contextlib
-import functools
-import os
 import signal
 import subprocess
-import sys
 import threading
 
 
@@ -60,32 +57,6 @@ def run_child(command: list[str], environment: dict[str, str]) -> int:
             process.wait()
         raise
     return code if code >= 0 else 128 - code
-
-
-def until_unread(main):
-    """A command whose reader may leave before its end, as `| head` does: it ends then, without a word.
-
-    Its exit code is the one that shells give a program that SIGPIPE ended, 141.
-    """
-
-    @functools.wraps(main)
-    def wrapped(arguments: list[str] | None = None) -> int:
-        try:
-            code = main(arguments)
-            sys.stdout.flush()
-            return code
-        except BrokenPipeError:
-            nobody_reads()
-            return 128 + 13
-
-    return wrapped
-
-
-def nobody_reads() -> None:
-    """What is still to be written to standard output goes nowhere, where it would raise, at the latest on exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 class Interruption:

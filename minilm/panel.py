@@ -14,21 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from minilm.interruption import nobody_reads
-
 _LINES = 20  # in a log file, over the whole run
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
 _CALLS = 10  # that the pace is the mean of
-
-
-class RunConsole(Console):
-    """A console that its run outlives: when `| head` has left, nothing is shown, and all is still done and saved."""
-
-    def on_broken_pipe(self) -> None:
-        """Silence, where rich would end the program."""
-        self.quiet = True
-        nobody_reads()
 
 
 class Reading(NamedTuple):

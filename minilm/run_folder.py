@@ -21,23 +21,24 @@ from minilm.config import ModelConfig, TrainConfig, from_json, to_json
 from minilm.models import MODELS
 
 
-def new_folder(config: TrainConfig) -> Path:
+def folder_for(config: TrainConfig) -> Path:
     """The folder that the config names, or runs/<model>-<number>; one that already holds a run is refused."""
     folder = Path(config.folder) if config.folder else _next_folder(Path("runs"), config.architecture.model)
     if (folder / "config.json").exists():
         raise ValueError(
             f"{folder} already holds a run: continue it with `minilm train --resume {folder}`, or name another."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
 def begun(folder: Path):
-    """Where a run begins: what it wrote is taken back if it ends before its first checkpoint, all but its history.
+    """Where a run begins in a folder, made if need be: what ends before its first checkpoint leaves it as it was.
 
-    The folder may then be given to another run, and goes where it is empty.
+    All but its history; where there is none, folders that were made go too.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     there = set(folder.iterdir())
     try:
         yield
@@ -45,10 +46,9 @@ def begun(folder: Path):
         if not any(folder.glob("checkpoints/step-*")):
             for path in set(folder.iterdir()) - there - {folder / "history.jsonl"}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            with contextlib.suppress(OSError):  # it holds something: then it stays
-                folder.rmdir()
-                if folder.parent == Path("runs"):  # of a run that nobody named a folder for
-                    folder.parent.rmdir()
+            with contextlib.suppress(OSError):  # one holds something: then it stays
+                for path in made:
+                    path.rmdir()
         raise
 
 

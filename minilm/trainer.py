@@ -20,6 +20,7 @@ from rich.console import Console
 from minilm import checkpoint, run_folder
 from minilm.baselines import baselines
 from minilm.config import TrainConfig, check
+from minilm.console import RunConsole
 from minilm.data.batching import Batch, Batches, evaluation_batches
 from minilm.data.preparation import Corpus, check_lengths, prepare, reopen
 from minilm.data.tokenizers import load
@@ -32,7 +33,6 @@ from minilm.panel import (
     Pace,
     Panel,
     Reading,
-    RunConsole,
     comparison,
     device_name,
     introduce,
@@ -75,7 +75,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Result:
     run_folder.check_architecture(check(config).architecture)
     make_optimizer(config.optimization, config.steps)
     _placement(config.mesh)
-    folder = run_folder.new_folder(config)
+    folder = run_folder.folder_for(config)
     with run_folder.begun(folder):
         corpus = prepare(config.data, folder)
         check_lengths(corpus, config.architecture.context_length)

@@ -277,16 +277,6 @@ def test_a_signal_that_no_loop_notes_is_answered_in_a_word_when_all_is_cleaned_u
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-@pytest.mark.parametrize("words", [["--help"], ["fetch"]])
-def test_a_reader_that_leaves_ends_a_command_without_a_word(words):
-    reader, writer = os.pipe()
-    os.close(reader)
-    program = [sys.executable, "-c", "import sys; from minilm.cli import main; sys.exit(main(sys.argv[1:]))", *words]
-    done = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, check=False)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, b"")
-
-
 def test_another_handler_of_sigterm_stays_and_a_thread_sets_none():
     with interruption.terminable():
         own = signal.getsignal(signal.SIGTERM)

@@ -19,7 +19,7 @@ import sys
 import benchmarks.measure as measure
 from benchmarks.attention import options
 from minilm.flags import UsageError, nearest
-from minilm.interruption import until_unread
+from minilm.unread import UNREAD, nobody_reads, written_out
 
 COMMANDS = {  # each a module here, with a main
     "ops": "what attention over whole sequences costs, forward and with backward, as they grow",
@@ -31,28 +31,32 @@ COMMANDS = {  # each a module here, with a main
 }
 
 
-@until_unread
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code, or 2 for what cannot be understood."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(__doc__)
-        print("\n".join(f"{name:10}{about}" for name, about in COMMANDS.items()))
-        return 0 if arguments else 2
-    name, *rest = arguments
     try:
-        if name not in COMMANDS:
-            raise UsageError(f"There is no command {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
-        if name != "quality":  # which chooses its core, or a device, by flags of its own
-            _prepare(pinned=options.ACCELERATOR not in rest)
-        return importlib.import_module(f"benchmarks.attention.{name}").main(rest)
+        with written_out():
+            return _run(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:
-        raise  # to `until_unread`
+        nobody_reads(sys.stdout)
+        return UNREAD
     except (UsageError, OSError) as error:
         print(f"minilm bench attention: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _run(arguments):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(__doc__)
+        print("\n".join(f"{name:10}{about}" for name, about in COMMANDS.items()))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UsageError(f"There is no command {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
+    if name != "quality":  # which chooses its core, or a device, by flags of its own
+        _prepare(pinned=options.ACCELERATOR not in rest)
+    return importlib.import_module(f"benchmarks.attention.{name}").main(rest)
 
 
 def _prepare(pinned):

@@ -60,8 +60,11 @@ def make(text: str, heads: int, width: int) -> Candidate:
             given = f"give name=number, of {', '.join(known)}" if known else "it takes none"
             raise UsageError(f"The core {name} has no option {part!r}: {given}.")
         options[key] = int(value)
-        if options[key] < 1 <= known[key]:
-            raise UsageError(f"The option {key} of the core {name} is {value}, and must be at least 1.")
+        least = min(known[key], 1)
+        if not least <= options[key] < 2**31:
+            raise UsageError(
+                f"The option {key} of the core {name} is {value}, and must be at least {least}, below 2^31."
+            )
     made = CORES[name](heads, width, **options)
     return made if text == name else Candidate(**{**vars(made), "name": text})
 
@@ -70,7 +73,7 @@ def make(text: str, heads: int, width: int) -> Candidate:
 
 
 class Pattern(NamedTuple):
-    """Who sees whom: the past, or a `window` of it; a `prefix` sees itself; `document`s of so many tokens, apart."""
+    """Who sees whom: the past, or a `window` of it; all see a `prefix`; none sees beyond its `document`."""
 
     window: int = 0
     prefix: int = 0
@@ -84,7 +87,7 @@ class Pattern(NamedTuple):
         return rule & SameDocument() if self.document else rule
 
     def tokens(self, length: int) -> Tokens:
-        """Where they stand: one behind the other, documents side by side."""
+        """Where they stand: one behind the other through all documents, so that only the first has a prefix."""
         position = np.arange(length, dtype=np.int32)
         return Tokens(position, position // self.document if self.document else np.zeros_like(position))
 

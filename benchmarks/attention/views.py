@@ -6,6 +6,7 @@ import sys
 from typing import NamedTuple
 
 from benchmarks.attention import record, scaling
+from minilm.unread import nobody_reads
 
 COLUMNS = {
     "what": "candidate",
@@ -76,11 +77,11 @@ def progress(row: dict) -> None:
     """A row as soon as it is there, on standard error: the table comes when all are."""
     cells = figures(row)
     time = f"{cells['ms']:>9} ms" if "time" in row else " " * 12
-    print(
-        f"{cells['what']:28} {cells['mode']:7}{cells['tokens']:>6} {cells['dtype']:5}{time}  {cells['note']}",
-        file=sys.stderr,
-        flush=True,
-    )
+    line = f"{cells['what']:28} {cells['mode']:7}{cells['tokens']:>6} {cells['dtype']:5}{time}  {cells['note']}"
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:  # nobody watches; what is measured is still shown, or written
+        nobody_reads(sys.stderr)
 
 
 def as_csv(rows: list[dict]) -> str:

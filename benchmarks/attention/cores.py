@@ -88,8 +88,8 @@ class Pattern(NamedTuple):
 
     def tokens(self, length: int) -> Tokens:
         """Where they stand: one behind the other through all documents, so that only the first has a prefix."""
-        position = np.arange(length, dtype=np.int32)
-        return Tokens(position, position // self.document if self.document else np.zeros_like(position))
+        position = jnp.arange(length, dtype=jnp.int32)
+        return Tokens(position, position // self.document if self.document else jnp.zeros_like(position))
 
 
 def softmax(name, backend, heads, width, pattern, attend=None, tiles=0, checked=CHECKED) -> Candidate:
@@ -132,7 +132,7 @@ def attending(attend, pattern):
     """An `attend` of minilm as a function of its heads alone."""
 
     def function(q, k, v):
-        here = jax.tree.map(jnp.asarray, pattern.tokens(k.shape[1]))
+        here = pattern.tokens(k.shape[1])
         return attend(q, k, v, here, here)
 
     return function
@@ -142,7 +142,7 @@ def of_some_queries(attend, pattern, rows):
     """The same of some queries alone, which see what they would see among all."""
 
     def function(q, k, v):
-        here = jax.tree.map(jnp.asarray, pattern.tokens(k.shape[1]))
+        here = pattern.tokens(k.shape[1])
         return attend(q[:, :, rows], k, v, jax.tree.map(lambda x: x[rows], here), here)
 
     return function

@@ -179,7 +179,9 @@ def test_a_wrong_kernel_gets_no_time_whatever_is_wrong_with_it(measured):
         record.row("ops", {}, dense, mode="fwd", sizes={}, dtype="float32", status="wrong", reason="off", time={})
 
 
-@pytest.mark.parametrize("name", ["dense", "linear", "delta"])
+@pytest.mark.parametrize(
+    "name", ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "delta"))]
+)
 def test_what_is_wrong_only_in_long_sequences_gets_no_time_either(name, measured):
     core, long = cores.make(name, HEADS, WIDTH), 9 * T
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minilm.layers.linear_attention.gated import gated_chunked, gated_linear_mixer, gated_parallel, gated_step
 from tests.mixers import assert_lawful
-from tests.records.linear_attention_gated import drawn_log_decays, torch_recurrence
+from tests.records.linear_attention_gated import drawn_log_decays
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, MODEL, assert_close
 
@@ -77,19 +77,6 @@ def test_one_decay_for_all_dimensions_of_a_head_weighs_each_pair_by_one_number(s
     distance = jnp.arange(T)[:, None] - jnp.arange(T)
     expected = jnp.tril(q @ k.mT * jnp.exp(rate * distance.clip(0))) @ v
     assert_close(gated_parallel(q, k, v, jnp.broadcast_to(rate, q.shape)), expected, FORMULA)
-
-
-@few
-@given(seed=seeds, chunk=st.sampled_from([1, 4, T]))
-def test_gradients_equal_those_that_pytorch_takes_of_the_recurrence(seed, chunk):
-    torch = pytest.importorskip("torch")
-    arguments = draw(seed)
-    leaves = [torch.tensor(np.asarray(x), requires_grad=True) for x in arguments]
-    out = torch_recurrence(*leaves)
-    d_out = [np.random.default_rng(seed).standard_normal(y.shape) for y in out]
-    expected = torch.autograd.grad(out, leaves, [torch.tensor(d) for d in d_out])
-    _, vjp = jax.vjp(lambda *arguments: gated_chunked(*arguments, chunk=chunk), *arguments)
-    assert_close(vjp(tuple(map(jnp.asarray, d_out))), [g.numpy() for g in expected], FORMULA)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -184,6 +184,7 @@ def test_sinks_and_caps_are_those_of_gpt_oss_and_gemma_2(seed, which):
         assert_close(d_first.ravel(), their_sinks.grad.numpy(), FORMULA)
 
 
+@pytest.mark.slow
 @few
 @given(seed=seeds, chunk=st.sampled_from([1, 2, 8]))
 def test_the_gated_delta_rule_is_qwens_in_both_of_its_forms(seed, chunk):

@@ -22,7 +22,10 @@ from tests.tolerances import FORMULA, SAMPLING, assert_close
 N, T = 13, 9
 CONFIG = mixer_lm.Config(vocab_size=N, context_length=T, n_layers=2, n_heads=2, d_model=8)
 MIXERS = ("window:width=3", "gated-delta-net:chunk=4", "moba:size=2,n=1")
-each = pytest.mark.parametrize("config", [replace(CONFIG, mixer=mixer) for mixer in MIXERS], ids=MIXERS)
+SLOW = {"gated-delta-net:chunk=4": [pytest.mark.slow]}
+each = pytest.mark.parametrize(
+    "config", [pytest.param(replace(CONFIG, mixer=mixer), id=mixer, marks=SLOW.get(mixer, [])) for mixer in MIXERS]
+)
 few = settings(max_examples=3)
 apply, step, loss = (jax.jit(f, static_argnames="config") for f in (mixer_lm.apply, mixer_lm.step, mixer_lm.loss))
 

@@ -15,7 +15,6 @@ from minilm.layers.linear_attention.state_mixer import token_shift_mixer
 from minilm.shapes import Mixer, Tokens
 from tests.mixers import assert_lawful, drawn_params, numbered
 from tests.records.linear_attention_gated import drawn_log_decays
-from tests.records.linear_attention_rwkv import torch_recurrence
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
 
@@ -89,20 +88,6 @@ def test_a_tokens_own_decay_comes_after_it_has_read(seed):
     assert_close(closed_o[:, :6], open_o[:, :6], FORMULA)
     own = (r[:, 6] * u * k[:, 6]).sum(-1, keepdims=True) * v[:, 6]
     assert_close(closed_o[:, 6], (r[:, 6] * k[:, 5]).sum(-1, keepdims=True) * v[:, 5] + own, FORMULA)
-
-
-@pytest.mark.slow
-@few
-@given(seed=seeds, chunk=st.sampled_from([1, 4, T]))
-def test_gradients_equal_those_that_pytorch_takes_of_the_recurrence(seed, chunk):
-    torch = pytest.importorskip("torch")
-    arguments = draw(seed)
-    leaves = [torch.tensor(np.asarray(x), requires_grad=True) for x in arguments]
-    out = torch_recurrence(*leaves)
-    d_out = [np.random.default_rng(seed).standard_normal(y.shape) for y in out]
-    expected = torch.autograd.grad(out, leaves, [torch.tensor(d) for d in d_out])
-    _, vjp = jax.vjp(lambda *arguments: rwkv6_chunked(*arguments, chunk=chunk), *arguments)
-    assert_close(vjp(tuple(map(jnp.asarray, d_out))), [g.numpy() for g in expected], FORMULA)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -11,7 +11,8 @@ UNREAD = 141  # 128 + 13, the exit code that shells give to what SIGPIPE has end
 def written_out():
     """Around a command: what it printed leaves the buffer here, where a full disk or a reader that left is an error.
 
-    On exit it would be a traceback. So it is for what ends by SystemExit too, as `--help` does.
+    Left to the interpreter's own exit, either would be a traceback. What ends by SystemExit, as `--help` does, is
+    written out too.
     """
     try:
         yield

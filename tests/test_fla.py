@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import warnings
-from functools import cache
+from functools import cache, partial
 from unittest.mock import MagicMock
 
 import jax
@@ -27,7 +27,7 @@ from minilm.layers.linear_attention.rwkv import rwkv6_chunked
 from minilm.shapes import Tokens
 from tests.in_double import in_double
 from tests.strategies import seeds
-from tests.tolerances import FORMULA, assert_close
+from tests.torch_oracle import assert_same_with_gradients
 
 G, T, K = 2, 5, 4
 few = settings(max_examples=3)
@@ -162,15 +162,7 @@ def test_a_recurrence_and_its_gradients_are_those_of_flas_loop(name, seed):
         "b": lambda: rng.random((G, T)),
         "u": lambda: rng.standard_normal((G, K)),
     }
-    inputs = [draw[letter]() for letter in letters]
-    d_o = rng.standard_normal((G, T, K + 1))
-    their_inputs = [torch.tensor(x, requires_grad=True) for x in inputs]
-    their_o = theirs(*their_inputs)
-    their_o.backward(torch.tensor(d_o))
-    o, vjp = jax.vjp(ours, *map(jnp.asarray, inputs))
-    assert_close(o, their_o.detach().numpy(), FORMULA)
-    for letter, gradient, x in zip(letters, vjp(jnp.asarray(d_o)), their_inputs, strict=True):
-        assert_close(gradient, x.grad.numpy(), FORMULA, what=f"gradient of {letter}")
+    assert_same_with_gradients(ours, theirs, [draw[letter]() for letter in letters], seed)
 
 
 LENGTH, N_TOKENS, N_HEADS, SELECTED = 4, 22, 2, 4  # of blocks that are compressed and of those selected; six of them
@@ -217,19 +209,17 @@ def their_native_sparse(compress_k, compress_v, gates, q, k, v, width):
 @given(seed=seeds)
 def test_native_sparse_attention_and_its_gradients_are_flas(seed):
     rng = np.random.default_rng(seed)
-    inputs = jax.tree.map(rng.standard_normal, SPARSE, is_leaf=lambda shape: isinstance(shape, tuple))
-    their_inputs = jax.tree.map(lambda x: torch.tensor(x, requires_grad=True), inputs)
-    their_o, d_o = their_native_sparse(**their_inputs, width=3), rng.standard_normal((G, N_HEADS, N_TOKENS, K))
-    their_o.backward(torch.tensor(d_o))
+    inputs = [
+        jax.tree.map(rng.standard_normal, shapes, is_leaf=lambda shape: isinstance(shape, tuple))
+        for shapes in SPARSE.values()
+    ]
 
     def ours(compress_k, compress_v, gates, q, k, v):
         phi = CompressParams(**compress_k), CompressParams(**compress_v)
         sizes = {"stride": LENGTH, "size": LENGTH, "n": SELECTED, "width": 3}
         return native_sparse_attention(*phi, gates, q, k, v, jnp.arange(N_TOKENS), **sizes)
 
-    o, vjp = jax.vjp(lambda inputs: ours(**inputs), jax.tree.map(jnp.asarray, inputs))
-    assert_close(o, their_o.detach().numpy(), FORMULA)
-    assert_close(vjp(jnp.asarray(d_o))[0], jax.tree.map(lambda x: x.grad.numpy(), their_inputs), FORMULA)
+    assert_same_with_gradients(ours, partial(their_native_sparse, width=3), inputs, seed)
 
 
 SIZE, CHOSEN = 4, 2  # of a block of MoBA's, and how many of the past a query reads
@@ -280,10 +270,9 @@ def their_moba(q, k, v, monkeypatch):
 def test_a_mixture_of_blocks_and_its_gradients_are_those_of_flas_choice(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     inputs = [rng.standard_normal(shape) for shape in ((G, N_HEADS, N_TOKENS, K), (G, N_TOKENS, K), (G, N_TOKENS, K))]
-    their_inputs = [torch.tensor(x, requires_grad=True) for x in inputs]
-    their_o, d_o = their_moba(*their_inputs, monkeypatch), rng.standard_normal((G, N_HEADS, N_TOKENS, K))
-    their_o.backward(torch.tensor(d_o))
     here = Tokens.arange(N_TOKENS)
-    o, vjp = jax.vjp(lambda *qkv: moba_attention(*qkv, here, here, size=SIZE, n=CHOSEN), *map(jnp.asarray, inputs))
-    assert_close(o, their_o.detach().numpy(), FORMULA)
-    assert_close(vjp(jnp.asarray(d_o)), tuple(x.grad.numpy() for x in their_inputs), FORMULA)
+
+    def ours(*qkv):
+        return moba_attention(*qkv, here, here, size=SIZE, n=CHOSEN)
+
+    assert_same_with_gradients(ours, partial(their_moba, monkeypatch=monkeypatch), inputs, seed)

@@ -193,7 +193,6 @@ def test_layer_equals_an_independent_oracle(record, oracle, data):
 
 
 @every([record for record in RECORDS if "torch" in record.oracles])
-@settings(max_examples=5)
 @given(data=st.data())
 def test_layer_and_its_gradients_are_those_that_pytorch_finds(record, data):
     torch = pytest.importorskip("torch")

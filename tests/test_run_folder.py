@@ -14,6 +14,7 @@ from minilm import checkpoint, run_folder, trainer
 from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
 from minilm.history import History
 from minilm.interruption import Terminated
+from tests.test_unread import Left
 
 WIDTHS = {"n_layers": 1, "n_heads": 2, "d_model": 8, "context_length": 12}
 QUICK = replace(
@@ -129,10 +130,6 @@ def test_interrupted_behind_its_last_step_a_run_says_how_to_go_on(interrupt, cod
 
 
 def test_a_run_goes_on_where_nobody_reads_what_it_says(text, tmp_path, monkeypatch):
-    class Left(io.StringIO):
-        def write(self, shown):
-            raise BrokenPipeError
-
     reading = []
     monkeypatch.setattr(minilm.console, "nobody_reads", reading.append)
     assert trainer.train(told(text, tmp_path / "run"), minilm.console.RunConsole(file=Left())).step == 4

@@ -1,4 +1,31 @@
-"""PyTorch's attention, of tensors and with its gradients: what the oracles of many records have in common."""
+"""What oracles in PyTorch have in common: attention of tensors, and that values and all gradients are those of ours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.tolerances import FORMULA, assert_close
+
+
+def assert_same_with_gradients(ours, theirs, inputs, seed):
+    """That a function of JAX's arrays and one of tensors agree, and so do their gradients by every one of the inputs.
+
+    Args:
+      ours, theirs: functions of as many arguments as there are inputs, of one result.
+      inputs: a sequence of float64 arrays, or of trees of them.
+      seed: of the gradient of the result, from which both go back.
+    """
+    import torch
+
+    tensors = jax.tree.map(lambda x: torch.tensor(x, requires_grad=True), inputs)
+    expected = theirs(*tensors)
+    d_out = np.random.default_rng([seed, 1]).standard_normal(expected.shape)
+    expected.backward(torch.tensor(d_out))
+    out, vjp = jax.vjp(ours, *jax.tree.map(jnp.asarray, inputs))
+    assert_close(out, expected.detach().numpy(), FORMULA)
+    gradients = vjp(jnp.asarray(d_out))
+    for place, (gradient, x) in enumerate(zip(gradients, tensors, strict=True)):
+        assert_close(gradient, jax.tree.map(lambda x: x.grad.numpy(), x), FORMULA, what=f"gradient of input {place}")
 
 
 def attention(q, k, v, mask, bias):
@@ -19,7 +46,10 @@ def softmax(scores, mask):
 
 
 def hidden_and_some(mask, bias, shape):
-    """The bias, minus infinity where masked; but not in rows without any key, which the second result would erase."""
+    """The bias, minus infinity where masked, and which rows have a key at all.
+
+    In the others nothing is masked, for the softmax of nothing has no gradient; who calls multiplies them by 0.
+    """
     import torch
 
     mask = mask.expand(shape)

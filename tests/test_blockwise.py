@@ -100,6 +100,25 @@ def test_a_bias_that_all_heads_share_has_the_same_gradient():
     assert_close(*pair(Causal(), Slope(jnp.array(0.3)), jax.random.key(6), seed=6, shuffled=True), FORMULA)
 
 
+@register
+@dataclass(frozen=True)
+class Steps:
+    """A bias by distance, from a table that is read through another one, of integers."""
+
+    table: jax.Array
+    step: jax.Array
+
+    def __call__(self, query, key):
+        return self.table[self.step[jnp.clip(query.position[:, None] - key.position, 0, 4)]]
+
+
+def test_a_bias_may_hold_integers_which_have_no_gradient():
+    bias = Steps(jnp.array([0.3, -0.7, 1.1]), jnp.array([0, 1, 1, 2, 0]))
+    (tiled, (*d_tiled, d_bias)), (dense, (*d_dense, d_same)) = pair(Causal(), bias, jax.random.key(7), 7, shuffled=True)
+    assert_close((tiled, d_tiled, d_bias.table), (dense, d_dense, d_same.table), FORMULA)
+    assert d_bias.step.dtype == d_same.step.dtype == jax.dtypes.float0
+
+
 @pytest.mark.parametrize("blocks", [(1, 1), (5, 2), (13, 17), (128, 128)], ids=str)
 def test_any_blocks_give_the_same(blocks):
     query, key = Tokens.arange(T, start=4), Tokens.arange(S)

@@ -187,7 +187,7 @@ def _attention_backward(blocks, saved, d_out):
             p = jnp.exp(a - _columns(lse, i, t_block))
             d_a = p * (_dot("gsv,gvn->gsn", v_j, d_o_i) - _columns(shift, i, t_block))
             d_b = jnp.moveaxis(d_a.reshape(g, s_block, r, t_block), 1, 3)
-            d_bias = jax.tree.map(jnp.add, d_bias, _bias_gradient(bias, query_i, key_j, d_b))
+            d_bias = jax.tree.map(_add, d_bias, _bias_gradient(bias, query_i, key_j, d_b))
             d_a = (d_a / math.sqrt(width)).astype(q.dtype)
             d_q_i = _dot("gsk,gsn->gkn", k_j, d_a).reshape(g, width, r, t_block)
             d_q = _put(d_q, _tile(d_q, i, t_block, 3) + d_q_i, i, 3)
@@ -225,6 +225,10 @@ def _bias_gradient(bias, query, key, d_a):
         return None
     b, pullback = jax.vjp(lambda bias: jnp.broadcast_to(bias(query, key), d_a.shape), bias)
     return pullback(d_a.astype(b.dtype))[0]
+
+
+def _add(total, d):
+    return total if d.dtype == jax.dtypes.float0 else total + d  # what is an integer, as T5's buckets, has no gradient
 
 
 def _visited(blocks, query, key, rule):

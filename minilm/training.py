@@ -65,11 +65,10 @@ def gradient_of_parts(loss: Callable, params, parts, keys):
         (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(params, part, key=key)
         return jax.tree.map(lambda leaf: share.astype(leaf.dtype) * leaf, (value, gradient))
 
-    def add(sums, j):
-        return jax.tree.map(jnp.add, sums, contribution(*part_of(j))), None
+    def add(j, sums):
+        return jax.tree.map(jnp.add, sums, contribution(*part_of(j)))
 
-    sums, _ = jax.lax.scan(add, contribution(*part_of(0)), jnp.arange(1, len(keys)))
-    return sums
+    return jax.lax.fori_loop(1, len(keys), add, contribution(*part_of(0)))
 
 
 def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int) -> Callable:

@@ -14,7 +14,7 @@ def is_weight(path) -> bool:
     The same name decides weight decay: embeddings, norms and biases are neither rounded nor decayed.
 
     >>> from minilm.layers.linear import init_linear
-    >>> params = init_linear(jax.random.key(0), 3, 5)
+    >>> params = {"head": init_linear(jax.random.key(0), 3, 5)}
     >>> [is_weight(path) for path, _ in jax.tree.leaves_with_path(params)]
     [True, False]
     """

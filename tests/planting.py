@@ -28,7 +28,6 @@ TESTS = {
     "gru": ["recurrent"],
     "lstm": ["recurrent"],
     "unroll": ["recurrent"],
-    "precision": ["attention", "training"],
     "feed_forward": ["activation"],
     "optimizers": ["muon"],
     "additive": ["alignment"],

@@ -23,4 +23,5 @@ def reference_output(q, k, v, query, key, slopes):
 
 # One tuple of sizes, for a kernel takes seconds to compile; lse and its gradient stand in tests/test_pallas.py.
 ARGUMENTS = blockwise_arguments(rows_are_empty=True, shapes=[(2, 3, 5, 7, 4, 1)])
-RECORDS = (Record(output, reference_output, backward_part(OUTPUT), ARGUMENTS, label="output"),)
+BACKWARD = backward_part(OUTPUT, reference.pallas_attention_backward)
+RECORDS = (Record(output, reference_output, BACKWARD, ARGUMENTS, label="output"),)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.attention import check, cores, cost, decode, ops, record, scaling
+from benchmarks.attention import check, cores, cost, decode, ops, protocol, record, scaling, views
 from benchmarks.attention.candidates import LAWS, Spec, draw, mixer
 from minilm.layers.attention.masks import Causal, Chunked, SlidingWindow
 from minilm.shapes import Mixer, Tokens
@@ -28,6 +28,7 @@ def asked(**changes):
         "budget": 0.01,
         "memory": 8.0,
         "accelerator": False,
+        "out": None,
         "command": "minilm bench attention ops",
     }
     return SimpleNamespace(**sizes | rest | changes)
@@ -255,7 +256,7 @@ def test_what_cannot_be_measured_is_a_row_with_its_reason(measured):
     ]
     (row,) = measured(dense, memory=1e-6)
     assert row["status"] == "oom"
-    assert "--memory allows 0.0" in row["reason"]
+    assert "--memory allows 1e-06" in row["reason"]
     assert row["memory"]["total"] > 1000
     for name in ("pallas", "jax-triton", "jax-flash", "jax-splash"):
         assert "cpu" in cores.make(name, HEADS, WIDTH).supports(Spec("float32", "fwd")).lower()
@@ -284,48 +285,41 @@ def test_a_mixer_is_held_to_its_own_steps_in_both_benchmarks(measured):
     assert right["bytes"]["held"] == T * (2 * 8 * 4 + 2 * 4), "keys and values, and where each token stands"
 
 
-def hasty(d, heads):
-    """A step of several tokens at once sees only the last T of them, where one after another see all."""
-    whole, near = (ruled(rule, d, heads) for rule in (Causal(), Causal() & SlidingWindow(T)))
-
-    def step(params, state, x, tokens):
-        return (whole if len(x) == 1 else near).step(params, state, x, tokens)
-
-    return Mixer(whole.init, whole.apply, whole.init_state, step)
-
-
-def test_prefill_is_of_variants_whose_state_comes_back_and_is_held_to_their_steps(measured):
-    right, row = measured(mixer("mha", 8, 2), mixer(f"{__name__}:hasty", 8, 2), modes=["prefill"], lengths=[40])
-    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
-    (forward,) = measured(mixer("mha", 8, 2), lengths=[40])
-    cache = 40 * (2 * 8 * 4 + 2 * 4)  # keys and values, and where each token stands
-    assert right["memory"]["results"] - forward["memory"]["results"] >= cache
-    room_for_the_next = HEADS * 40 * 2 * (WIDTH + WIDTH)
-    assert right["flops"]["executed"] == forward["flops"]["executed"] + room_for_the_next
-    (core,) = measured(cores.make("dense", HEADS, WIDTH), modes=["prefill"])
-    assert core["reason"] == "A core has no state that could be filled: prefill is of variants."
-
-
-def remembers_nothing(d, heads):
-    """Reads many tokens, and leaves its state as it was."""
+def nowhere(d, heads):
+    """What it computes is no number, by steps too."""
     whole = ruled(Causal(), d, heads)
 
     def step(params, state, x, tokens):
-        after, y = whole.step(params, state, x, tokens)
-        return (after if len(x) == 1 else state), y
+        state, y = whole.step(params, state, x, tokens)
+        return state, y / 0
 
-    return Mixer(whole.init, whole.apply, whole.init_state, step)
-
-
-def test_a_prefill_whose_state_is_wrong_gets_no_time_either(measured):
-    candidates = (mixer(name, 8, 2) for name in ("mha", f"{__name__}:remembers_nothing"))
-    right, row = measured(*candidates, modes=["prefill"])
-    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
-    assert "of 12 tokens read at once, the token after them is off" in row["reason"]
+    return Mixer(whole.init, lambda *inputs: whole.apply(*inputs) / 0, whole.init_state, step)
 
 
-def test_a_hasty_prefill_is_found_in_long_sequences_too(measured):
-    candidates = (replace(mixer(name, 8, 2), checked=T) for name in ("mha", f"{__name__}:hasty"))
-    right, row = measured(*candidates, modes=["prefill"], lengths=[8 * T])
-    assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
-    assert "at 32 of 96 tokens, the result is off" in row["reason"]
+def test_what_is_no_number_by_its_own_definition_either_gets_no_time(measured, tmp_path):
+    own, out = mixer(f"{__name__}:nowhere", 8, 2), tmp_path / "rows.jsonl"
+    for rows in (
+        measured(own, modes=["fwd", "fwdbwd", "prefill"], out=out),
+        decode.measured([decode.stepping(own)], asked()),
+    ):
+        for row in rows:
+            assert (row["status"], "time" in row) == ("wrong", False), row
+            assert "the definition itself is not finite" in row["reason"]
+    assert [row["check"]["laws"]["normal"]["error"] for row in record.read(out)] == [None] * 3
+    assert "Infinity" not in out.read_text(), "which is no JSON"
+    assert views.figures(record.read(out)[0])["error"] == "∞ / ∞"
+
+
+def test_what_was_measured_before_a_run_was_ended_is_written(measured, tmp_path, monkeypatch):
+    asked_for, settled = [], protocol.settled_times
+
+    def ended(runs, **how):
+        asked_for.append(runs)
+        if len(asked_for) == 2:
+            raise KeyboardInterrupt
+        return settled(runs, **how)
+
+    monkeypatch.setattr(protocol, "settled_times", ended)
+    with pytest.raises(KeyboardInterrupt):
+        measured(cores.make("dense", HEADS, WIDTH), lengths=[T, 2 * T], out=tmp_path / "rows.jsonl")
+    assert [row["sizes"]["length"] for row in record.read(tmp_path / "rows.jsonl")] == [T]

@@ -47,15 +47,36 @@ BROKEN = {
     "no reason": {"status": "wrong"},
     "a benchmark of another kind": {"benchmark": ["ops"], "sizes": {}},
 }
+REFUSED = {
+    "no number above 0: nan": {"time": ROWS[0]["time"] | {"median": float("nan")}},
+    "no number above 0: 1.0, 0.0": {"time": ROWS[0]["time"] | {"median": 1.0, "p20": 0.0}},
+    "has a time, and did not pass its check": {"check": ROWS[0]["check"] | {"passed": False}},
+    "has schema 99, and this program reads 1": {"schema": 99},
+}
+
+
+def broken(folder, changes):
+    """A file whose second row is changed, however it is written."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (ROWS[1], ROWS[0] | changes)))
+    return folder / "rows.jsonl"
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_row_that_is_not_as_it_is_written_ends_in_a_sentence(name, tmp_path, monkeypatch, capsys):
-    record.write(tmp_path / "rows.jsonl", [ROWS[1], ROWS[0] | BROKEN[name]])
-    assert bench(monkeypatch, "report", tmp_path / "rows.jsonl", "--format", "html") == 2
+    assert bench(monkeypatch, "report", broken(tmp_path, BROKEN[name]), "--format", "html") == 2
     error = capsys.readouterr().err
     assert "it lacks" in error or "is not as --out writes it (" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_a_row_that_proves_nothing_is_neither_shown_nor_compared(sentence, tmp_path, monkeypatch, capsys):
+    rows = broken(tmp_path, REFUSED[sentence])
+    for words in (["report", rows], ["compare", rows, rows, "--fail-if-slower", "10%"]):
+        assert bench(monkeypatch, *words) == 2
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1)
+        assert sentence in error
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000], ids=["deep", "long"])
@@ -84,3 +105,17 @@ def test_nothing_is_measured_whose_file_would_be_a_folder(tmp_path, monkeypatch,
     for name in ("ops", "decode"):
         assert bench(monkeypatch, name, "--out", tmp_path) == 2
         assert "is a folder: name a file" in capsys.readouterr().err
+
+
+def test_nothing_is_measured_whose_file_could_not_be_written_and_what_is_there_stays_till_then(
+    tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "rows.jsonl"
+    record.write(file, ROWS)
+    for name in ("ops", "decode"):
+        assert bench(monkeypatch, name, "--out", file / "rows.jsonl") == 2
+        assert "cannot be written: Not a directory" in capsys.readouterr().err
+        assert bench(monkeypatch, name, "--variants", "chess", "--out", file) == 2
+        assert bench(monkeypatch, name, "--variants", "chess", "--out", tmp_path / "new.jsonl") == 2
+    assert record.read(file) == ROWS
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]

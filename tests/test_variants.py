@@ -233,6 +233,9 @@ def test_a_convolution_that_begins_as_the_identity_is_as_if_there_were_none():
         ("gqa:groups=two", "The option groups is 'two', and must be of the kind int"),
         ("window:width=2.5", "The option width is '2.5', and must be of the kind int"),
         ("rotary:theta=far", "The option theta is 'far', and must be of the kind float"),
+        ("rotary:theta=nan", "The option theta is nan, and must be a number above 0"),
+        ("yarn:factor=0", "The option factor is 0, and must be a number above 0"),
+        ("window:width=8,width=9", "window:width=8,width=9 gives the option width twice: give it once"),
         ("gqa:groups=3", "4 query heads cannot be shared out among 3 groups: choose a divisor of 4"),
         ("mha:convolution=-1", "A convolution is at least 1 wide and begins random or identity; it was told -1"),
         ("mha:initial=zero", "begins random or identity; it was told 0 and 'zero'"),
@@ -245,6 +248,11 @@ def test_a_convolution_that_begins_as_the_identity_is_as_if_there_were_none():
 def test_what_cannot_be_is_refused_in_a_sentence(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         variants.make(text, D, HEADS)
+
+
+def test_heads_that_are_no_pairs_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="pairs its heads, and 3 are odd: choose an even number"):
+        variants.make("differential", D, 3)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused_in_a_sentence():

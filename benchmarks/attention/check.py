@@ -4,12 +4,14 @@ Inputs are rounded to the precision under test first, so that the error is the c
 largest difference, as a share of the largest number that was expected; of several results the worst counts. It may be
 twice the definition's, and beyond that 4 units of rounding of the precision under test, to which numbers are rounded on
 their way, and 64 of float32, in which sums are taken. (The gradient of a chunked delta rule, which solves a triangular
-system, needs 50 of these.) No time is taken of what is wrong.
+system, needs 50 of these.) No time is taken of what is wrong, nor where the definition itself is not finite.
 
 All results of a few hundred tokens are compared. Of more, and then under the first law alone, it is those of one token
 in 64 or of 32 in all, each by its own scale, and all gradients of these, from the very program whose time is taken.
 (Gradients of a variant, whose definition goes token by token, up to 512 tokens.)
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +81,9 @@ def worst(found, expected, by_token: bool = False) -> tuple[float, str]:
         a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
         name = _name(path, isinstance(found, tuple))
         alike = tuple(axis for axis in range(e.ndim) if axis != e.ndim - 2) if by_token and name == RESULT else None
-        scale = np.abs(e).max(axis=alike, keepdims=True)
-        off = (np.abs(a - e) / np.where(scale == 0, 1, scale)).max()
+        with np.errstate(invalid="ignore"):  # of what is not finite
+            scale = np.abs(e).max(axis=alike, keepdims=True)
+            off = (np.abs(a - e) / np.where(scale == 0, 1, scale)).max()
         errors.append((off if np.isfinite(off) else np.inf, name))
     return max(errors)
 
@@ -152,6 +155,8 @@ def compared(found, definition, inputs, dtype, by_token=False) -> dict:
 def judged(errors: dict, where: str) -> dict:
     """Whether they passed, and a sentence if not."""
     error, allowed = errors["error"], errors["allowed"]
+    if not math.isfinite(allowed):
+        return {"passed": False, "reason": f"{where}, the definition itself is not finite, so that nothing is known"}
     if error <= allowed:
         return {"passed": True, "reason": None}
     reason = f"{where}, {errors['where']} is off by {error:.2g} of its scale, where {allowed:.2g} is allowed"

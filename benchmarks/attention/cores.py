@@ -56,7 +56,9 @@ def make(text: str, heads: int, width: int) -> Candidate:
     known, options = options_of(CORES[name]), {}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
-        if key not in known or not value.isdecimal():
+        if key in known and not value.isdecimal():
+            raise UsageError(f"The option {key} of the core {name} is {value!r}, and must be a whole number.")
+        if key not in known:
             given = f"give name=number, of {', '.join(known)}" if known else "it takes none"
             raise UsageError(f"The core {name} has no option {part!r}: {given}.")
         options[key] = int(value)

@@ -43,8 +43,6 @@ def run(chosen) -> int:
     """Measure what was chosen, print it, and write it where that was asked for."""
     candidates = chosen_candidates(chosen)
     rows = measured(candidates, chosen)
-    if chosen.out:  # before anything is shown, which nobody may read to its end
-        record.write(chosen.out, rows)
     print(views.table(rows))
     print(views.summary(rows))
     if chosen.out:
@@ -95,6 +93,8 @@ def measured(candidates, chosen) -> list[dict]:
                 figures = _figures(found, times.get(name), timer.name, batch, peak)
                 rows.append(record.row("decode", where, candidate, mode="decode", sizes=sizes, dtype=dtype, **figures))
                 views.progress(rows[-1])
+            if chosen.out:
+                record.write(chosen.out, rows)
     return rows
 
 

@@ -21,8 +21,8 @@ def main(words: list[str]) -> int:
     """Read the options, and run."""
     parser = options.Parser("ops", __doc__)
     add = parser.add_argument
-    add("--cores", type=options.names, metavar="NAMES", help="cores with their options, or none; unless given, four")
-    add("--variants", "--variant", type=options.names, action="append", metavar="NAMES", help="mixers, likewise")
+    add("--cores", type=options.names, metavar="NAMES", help="cores with their options, or none (default: four)")
+    add("--variants", "--variant", type=options.names, action="append", metavar="NAMES", help="mixers with options")
     add("--lengths", type=options.lengths, default=[512, 1024, 2048], help="512,1k,2k or 512..4k (default: 512..2k)")
     add("--modes", type=options.modes, default=["fwd"], help="of fwd, fwdbwd, prefill (default: fwd)")
     add("--heads", type=options.positive, default=8, help="query heads (default: 8)")
@@ -39,8 +39,6 @@ def run(chosen) -> int:
     """Measure what was chosen, print it, and write it where that was asked for."""
     candidates = chosen_candidates(chosen)
     rows = measured(candidates, chosen)
-    if chosen.out:  # before anything is shown, which nobody may read to its end
-        record.write(chosen.out, rows)
     print(views.table(rows))
     print(views.summary(rows))
     if chosen.out:
@@ -74,7 +72,7 @@ def measured(candidates, chosen) -> list[dict]:
     for length, mode, dtype in groups:
         where = record.environment(chosen.command)
         prepared = {}
-        for candidate in map(prefilling, candidates) if mode == "prefill" else candidates:
+        for candidate in candidates:
             spec = Spec(dtype, mode, platform, length)
             sizes = {"length": length, "heads": chosen.heads, "width": chosen.width}
             head = (where, candidate, spec, sizes)
@@ -89,6 +87,8 @@ def measured(candidates, chosen) -> list[dict]:
             found = found | failed.get(key, {})
             rows.append(_row(head, found, times.get(key), timer.name, peak))
             views.progress(rows[-1])
+        if chosen.out:  # what is measured outlives whoever ends the rest, or reads no further
+            record.write(chosen.out, rows)
     return rows
 
 
@@ -96,16 +96,18 @@ def _prepared(candidate, spec, length, verdicts, most):
     """A program ready to be timed, with what is known of it before; or a status with its reason."""
     import jax
 
+    both, filling, whole = spec.mode == "fwdbwd", spec.mode == "prefill", candidate
+    candidate = prefilling(whole) if filling else whole
     reason = candidate.supports(spec)
     if reason:
         return {"status": "unsupported", "reason": reason}
-    both, filling = spec.mode == "fwdbwd", spec.mode == "prefill"
     alone = replace(candidate, function=lambda *inputs: candidate.function(*inputs)[0]) if filling else candidate
-    for mode in ("fwd", "fwdbwd") if both else ("fwd",):  # the result first, which may be checked over more tokens
+    # The result first, which may be checked over more tokens; and by both forms, for a step agrees with itself.
+    for asked, mode in ((whole, "fwd"), *[(whole, "fwdbwd")] * both, *[(alone, "fwd")] * filling):
         checked = min(length, candidate.checked_backward if mode == "fwdbwd" else candidate.checked)
-        key = (candidate.kind, candidate.name, mode, filling, spec.dtype, checked)
+        key = (candidate.kind, candidate.name, mode, asked is whole, spec.dtype, checked)
         if key not in verdicts:
-            verdicts[key] = check.check(alone, mode, spec.dtype, checked)
+            verdicts[key] = check.check(asked, mode, spec.dtype, checked)
         verdict = verdicts[key]
         if not verdict["passed"]:
             return {"status": "wrong", "reason": verdict["reason"], "check": verdict}
@@ -115,7 +117,7 @@ def _prepared(candidate, spec, length, verdicts, most):
     memory = cost.memory(program)
     found = {"check": verdict, "memory": memory, "flops": cost.flops(candidate, function, inputs, length, mode)}
     if memory["total"] > most:
-        reason = f"the compiled program needs {memory['total'] / 1e9:.1f} GB, and --memory allows {most / 1e9:.1f}"
+        reason = f"the compiled program needs {memory['total'] / 1e9:.3g} GB, and --memory allows {most / 1e9:.3g}"
         return found | {"status": "oom", "reason": reason}
     try:
         jax.block_until_ready(program(*inputs))

@@ -138,9 +138,19 @@ def positive(text: str) -> int:
 
 
 def file(text: str) -> str:
-    """Where something is to be written."""
-    if Path(text).is_dir():
+    """Where something is to be written, which is tried before anything is measured."""
+    path = Path(text)
+    if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder: name a file")
+    new = not path.exists()
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        path.open("a").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error.strerror}") from None
+    if new:
+        path.unlink()
     return text
 
 
@@ -179,7 +189,7 @@ def _among(text, known, what):
             )
     if not chosen:
         raise argparse.ArgumentTypeError(f"give a {what}, of {', '.join(known)}")
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def _positive(text, number, wanted):

@@ -17,6 +17,7 @@ A row that is not ok has no `time`. Rows of `quality` are of a form of their own
 
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,12 +28,13 @@ from minilm.flags import UsageError
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "oom", "wrong", "failed")
+TIMES = ("median", "p20", "p80", "token")
 # What views read of a row, by its path; `?` behind what may be null.
 _MEASURED = "schema benchmark candidate kind mode dtype status"
 _MEASURED += " environment.cpu environment.device environment.threads environment.cores environment.versions"
 _MEASURED += " environment.date environment.command environment.git?"
 _EXTENT = {"ops": " sizes.length", "decode": " sizes.context"}
-_TIMED = " time.median time.p20 time.p80 time.n time.spread time.settled time.clock"
+_TIMED = " check.passed time.median time.p20 time.p80 time.n time.spread time.settled time.clock"
 _OF = {"ops": " memory.total memory.temporaries", "decode": " time.token bytes.held"}
 _QUALITY = "schema environment task sizes variant options match? seed steps learning_rate status"
 _LEARNT = " convolution parameters state_bytes cpu_seconds_a_step"
@@ -94,9 +96,15 @@ def extent(row: dict) -> int:
 
 
 def write(path, rows: list[dict]) -> None:
-    """A line for each row."""
+    """A line for each row; what is not finite is null, for JSON knows no such number."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
+    Path(path).write_text("".join(json.dumps(_finite(row), separators=(",", ":")) + "\n" for row in rows))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path) -> list[dict]:
@@ -132,11 +140,16 @@ def _parsed(path, number, line):
         raise UsageError(f"Line {number} of {path} is no JSON: {error.msg} at column {error.colno}.") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"Line {number} of {path} cannot be read: {error}.") from None
+    if isinstance(found, dict) and found.get("schema", SCHEMA) != SCHEMA:
+        raise UsageError(f"Line {number} of {path} has schema {found['schema']}, and this program reads {SCHEMA}.")
     missing = [place.rstrip("?") for place in _needed(found) if not _holds(found, place)]
     if missing:
         raise UsageError(f"Line {number} of {path} is no measurement: it lacks {', '.join(missing)}.")
-    if found["schema"] != SCHEMA:
-        raise UsageError(f"Line {number} of {path} has schema {found['schema']}, and this program reads {SCHEMA}.")
+    if "time" in found and not (found["status"] == "ok" and found["check"]["passed"] is True):
+        raise UsageError(f"Line {number} of {path} has a time, and did not pass its check: measure it anew.")
+    times = [found["time"][name] for name in TIMES if name in found.get("time", {})]
+    if not all(0 < time < math.inf for time in times):
+        raise UsageError(f"Line {number} of {path} has a time that is no number above 0: {', '.join(map(str, times))}.")
     return found
 
 

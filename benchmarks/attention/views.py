@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import sys
 from typing import NamedTuple
 
@@ -47,8 +48,9 @@ def figures(row: dict) -> dict[str, str]:
     elif "memory" in row:
         cells["MB"] = f"{row['memory']['total'] / 1e6:.4g}"
     if laws := row.get("check", {}).get("laws"):
-        cells["error"] = " / ".join(f"{law['error']:.1e}" for law in laws.values())
-        cells["naive"] = " / ".join(f"{law['naive']:.1e}" for law in laws.values())
+        for name in ("error", "naive"):
+            errors = [law[name] for law in laws.values()]
+            cells[name] = " / ".join("∞" if e is None or math.isinf(e) else f"{e:.1e}" for e in errors)
     cells["note"] = note(row)
     return cells
 

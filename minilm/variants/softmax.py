@@ -184,8 +184,10 @@ def mla(d, heads, latent=0, rotary=0):
 @variant("softmax", paper="arXiv:2410.05258")
 def differential(d, heads, depth=1):
     """Differential attention: one softmax minus a share of another, so that what is common to both cancels."""
-    sizes = heads_of(d, heads, heads // 2 or None)
-    return differential_mixer(g=sizes["g"], r=1, k=sizes["k"], v=2 * sizes["v"], depth=depth)
+    sizes = heads_of(d, heads)
+    if heads % 2:
+        raise ValueError(f"Differential attention pairs its heads, and {heads} are odd: choose an even number.")
+    return differential_mixer(g=heads // 2, r=1, k=sizes["k"], v=2 * sizes["v"], depth=depth)
 
 
 @variant("softmax", paper="arXiv:2503.02130")

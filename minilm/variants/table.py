@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class Variant:
 VARIANTS: dict[str, Variant] = {}
 CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short convolution before the mixer
 EXTENTS = ("chunk", "features", "groups", "length", "rate", "size", "state", "stride", "width")  # of which 0 is none
+SCALES = ("cap", "factor", "theta")
 
 
 def variant(family: Family, *, paper: str):
@@ -115,6 +117,8 @@ def read(text: str) -> tuple[Variant, dict]:
         key, equals, value = part.partition("=")
         if key not in known or not equals:
             raise ValueError(f"{name} has no option {part!r}: give name=value, of {', '.join(known)}.")
+        if key in options:
+            raise ValueError(f"{text} gives the option {key} twice: give it once.")
         options[key] = _converted(key, value, known[key])
     return row, options
 
@@ -154,6 +158,8 @@ def _converted(key, value, default):
         raise ValueError(f"The option {key} is {value!r}, and must be of the kind {kind.__name__}.") from None
     if key in EXTENTS and converted < 1:
         raise ValueError(f"The option {key} is {value}, and must be at least 1.")
+    if key in SCALES and not 0 < converted < math.inf:
+        raise ValueError(f"The option {key} is {value}, and must be a number above 0.")
     if isinstance(converted, int) and abs(converted) >= 2**31:
         raise ValueError(f"The option {key} is {value}, and must be below {2**31}.")
     return converted

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.attention import quality_views, record
-from tests.test_attention_report import ROWS, bench, cell, on_a_gpu, row
+from benchmarks.attention import record
+from tests.test_attention_report import ROWS, bench, on_a_gpu, row
 
 
 def test_a_comparison_fails_where_the_second_is_slower_or_lost(tmp_path, monkeypatch, capsys):
@@ -84,21 +84,6 @@ def test_a_line_that_no_reader_of_json_takes_ends_in_a_sentence_too(line, tmp_pa
     (tmp_path / "rows.jsonl").write_text(line)
     assert bench(monkeypatch, "report", tmp_path / "rows.jsonl") == 2
     assert "Line 1 of" in capsys.readouterr().err
-
-
-def test_a_page_is_written_into_a_new_folder_and_says_how_it_was_made(tmp_path, monkeypatch):
-    chance = {"token": 0.1, "value": 0.2}
-    unknown = cell("mha", "mqar", accuracy=0.5, chance=chance) | {"task": "chess", "sizes": {"board": 8}}
-    told = cell("a|b", "mqar", accuracy=0.5, chance=chance) | {"sizes": cell("mha", "mqar")["sizes"] | {"board": 8}}
-    record.write(tmp_path / "rows.jsonl", [ROWS[0], unknown, told])
-    out = tmp_path / "a new folder" / "page.md"
-    assert bench(monkeypatch, "report", tmp_path / "rows.jsonl", "--format", "markdown", f"--out={out}") == 0
-    text = out.read_text()
-    assert text.count("--out") == 2, "the page's own, and that of the quality task that is known"
-    assert f"--format markdown --out '{out}'`" in text
-    assert "| a\\|b | none |" in text
-    assert "--tasks mqar:board=8,steps=9 " in text
-    assert json.loads(json.dumps(quality_views.commands([unknown]))) == []
 
 
 def test_nothing_is_measured_whose_file_would_be_a_folder(tmp_path, monkeypatch, capsys):

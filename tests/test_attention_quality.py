@@ -209,6 +209,7 @@ def row(variant, rate, seed, accuracy, task="mqar", **more):
         "chance": {"token": 0.1, "value": 0.2}, "steps_to_99": None, "transfer": {"T9": accuracy},
         "parameters": 5, "state_bytes": 7, "convolution": "none",
         "within_reach": 0.25, "matched": None, "cpu_seconds_a_step": 0.5, "bits_per_byte": None,
+        "environment": {"cpu": "a made-up one ", "date": f"2026-01-0{seed + 1}", "load": seed + 0.5},
     }  # fmt: skip
     return base | more
 
@@ -235,10 +236,21 @@ def test_views_hold_every_variant_and_draw_what_there_is():
     assert "unsupported: Not here." in text
     assert "ranks nothing" in text
     assert "mha reaches 25% of the answers: 0.400 at best." in text
+    assert "by processor: a made-up one (2; 2026-01-01 to 2026-01-02); beside a load of up to 1.5." in text
     drawn = quality_plots.plots(rows, [])
     assert list(drawn) == ["accuracy_by_state"]
     (sentence,) = quality_plots.missing(rows, drawn, "none")
     assert "bits per byte against decode time is not drawn" in sentence
+
+
+def test_what_is_ranked_is_drawn_alone_where_there_is_some(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(quality_plots, "_recall", lambda records, names: drawn.append(names))
+    few = [row("nope", 1, 0, 0.5, steps=9)]
+    many = [row("mha", rate, seed, 0.5) for rate in (1, 2, 3) for seed in range(3)]
+    for rows in (few, many, few + many, few + many[:-3]):
+        quality_plots.plots(rows, [])
+    assert drawn == [["nope"], ["mha"], ["mha"], ["mha", "nope"]]
 
 
 def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known():
@@ -262,7 +274,8 @@ def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known():
 
 
 def test_the_commands_that_are_told_ask_for_the_rows_again():
-    told = ["--tasks", "mqar:length=32,steps=20", "lm", "--variants", "mha", "window:width=4", "--seeds", "2", "0"]
+    told = ["--tasks", "mqar:length=32,steps=20", "lm", "--variants", "mha,nope", "window:width=4", "--seeds", "2", "0"]
+    told += ["--every", "100"]
     asked = [told, ["--tasks", "mqar:length=32", "--steps", "20", "--match", "state", "--rates", "0.003"]]
 
     def planned(commands):

@@ -76,19 +76,32 @@ def size(text: str) -> int:
 
 def dtypes(text: str) -> list[str]:
     """`f32,bf16` as JAX calls them."""
-    return [DTYPES[name] for name in _among(text, DTYPES, "dtype")]
+    return [DTYPES[name] for name in among(text, DTYPES, "dtype")]
 
 
 def modes(text: str) -> list[str]:
     """`fwd,fwdbwd,prefill`."""
-    return _among(text, MODES, "mode")
+    return among(text, MODES, "mode")
+
+
+def among(text: str, known, what: str) -> list[str]:
+    """Words of those that are known, behind commas."""
+    chosen = [part for part in text.split(",") if part]
+    for name in chosen:
+        if name not in known:
+            raise argparse.ArgumentTypeError(
+                f"there is no {what} {name!r}{nearest(name, known)}; there are {', '.join(known)}"
+            )
+    if not chosen:
+        raise argparse.ArgumentTypeError(f"give a {what}, of {', '.join(known)}")
+    return list(dict.fromkeys(chosen))
 
 
 def one_of(known, what: str):
     """A type of option: one word of those."""
 
     def chosen(text):
-        found = _among(text, known, what)
+        found = among(text, known, what)
         if len(found) != 1:
             raise argparse.ArgumentTypeError(f"give one {what}, of {', '.join(known)}")
         return found[0]
@@ -178,18 +191,6 @@ def _length(text):
     if not found or not 0 < (length := int(found[1]) * (1024 if found[2] else 1)) <= LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is no length: give numbers up to {LONGEST}, as 512, 1k or 256..32k")
     return length
-
-
-def _among(text, known, what):
-    chosen = [part for part in text.split(",") if part]
-    for name in chosen:
-        if name not in known:
-            raise argparse.ArgumentTypeError(
-                f"there is no {what} {name!r}{nearest(name, known)}; there are {', '.join(known)}"
-            )
-    if not chosen:
-        raise argparse.ArgumentTypeError(f"give a {what}, of {', '.join(known)}")
-    return list(dict.fromkeys(chosen))
 
 
 def _positive(text, number, wanted):

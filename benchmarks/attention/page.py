@@ -7,6 +7,7 @@ import itertools
 from markdown_it import MarkdownIt
 
 from benchmarks.attention import bars, cost, quality_views, views
+from minilm.variants import VARIANTS
 
 KINDS = {
     ("ops", "core"): "Cores: attention between heads that are given",
@@ -18,6 +19,12 @@ LIMITS = (
     "*Arguments and results alone*: a program without temporaries. *Useful FLOPs* of a window grow faster than T while "
     "many queries have fewer keys before them than it is wide."
 )
+MEASURED = {
+    "fwd": "timed forward",
+    "fwdbwd": "timed forward and backward",
+    "prefill": "timed in prefill",
+    "decode": "timed in decoding",
+}
 PICTURES = {
     "time": "Time against the length",
     "memory": "Memory against the length",
@@ -31,11 +38,8 @@ PICTURES = {
 def markdown(rows: list[dict], quality: list[dict], pictures: dict[str, str], made_by: str) -> str:
     """The page as Markdown; `pictures` are told by where they are found, `made_by` is the command that writes it."""
     parts = ["# Attention, measured", f"This page is written by `{made_by}`.", *([_where(rows)] if rows else [])]
-    for title, lines in _sections(rows, quality):
+    for title, lines in _sections(rows, quality, pictures):
         parts += [f"## {title}", *lines]
-    if pictures:
-        parts.append("## Pictures")
-    parts += [f"![{PICTURES[name]}]({place})" for name, place in pictures.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,7 +68,13 @@ def _where(rows):
     return text
 
 
-def _sections(rows, quality):
+def _missing(names, what: str) -> list[str]:
+    """A sentence on the variants that are not among those measured; none where all are."""
+    left = [name for name in VARIANTS if name not in {name.partition(":")[0] for name in names}]
+    return [f"Not {what} so far: {', '.join(left)}."] if left else []
+
+
+def _sections(rows, quality, pictures):
     """(title, blocks) of the page; a block is a table or a text."""
     commands = dict.fromkeys(row["environment"]["command"] for row in rows)
     commands |= dict.fromkeys(quality_views.commands(quality))
@@ -73,6 +83,8 @@ def _sections(rows, quality):
     if judged:
         lines = ["| what | pass | measured | |", "|---|---|---|---|"]
         yield "Bars", ["\n".join(lines + ["| " + " | ".join(line) + " |" for line in judged]), LIMITS]
+    if pictures:
+        yield "Pictures", [f"![{PICTURES[name]}]({place})" for name, place in pictures.items()]
     devices = dict.fromkeys(row["environment"]["device"] for row in rows)
     for ((benchmark, kind), title), device in itertools.product(KINDS.items(), devices):
         place = benchmark, kind, device
@@ -80,9 +92,12 @@ def _sections(rows, quality):
         if mine:
             title += f", on {device}" if len(devices) > 1 else ""
             grown, passed = views.growth(mine), views.crossovers(mine)
-            blocks = [views.markdown(mine), "\n".join(f"* {line}" for line in grown)]
-            yield title, [*filter(None, blocks), *(["\n".join(f"* {line}" for line in passed)] if passed else [])]
+            blocks = [views.markdown(mine), *("\n".join(f"* {line}" for line in lines) for lines in (grown, passed))]
+            of_modes = [(mode, [row["candidate"] for row in mine if row["mode"] == mode]) for mode in MEASURED]
+            lacking = [_missing(names, MEASURED[mode]) for mode, names in of_modes if names and kind == "mixer"]
+            yield title, [*filter(None, blocks), *itertools.chain(*lacking)]
     if quality:
-        yield "Quality: what is recalled", quality_views.table(quality).split("\n\n")
+        lacking = _missing([row["variant"] for row in quality], "asked what it recalls")
+        yield "Quality: what is recalled", [*quality_views.table(quality).split("\n\n"), *lacking]
     columns = [f"* **{name}**: {about}" for name, about in views.COLUMNS.items() if about]
     yield "What the figures mean", ["\n".join(columns), inspect.getdoc(cost).split("\n\n", 1)[1]]

@@ -18,10 +18,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import benchmarks.measure as measure
-from benchmarks.attention import options, record
+from benchmarks.attention import options, quality_views, record
 from minilm.flags import UsageError
 
 SCHEMA = 1
+VARIANTS = "rows of minilm.variants, or module:function, with their options"
 FILE = Path("attention_quality.jsonl")
 DECODED = measure.RESULTS / "attention_decode.jsonl"
 CONVOLVED = ("nope", "mha", "window:width=16", "linear", "based", "retnet", "gla", "rwkv6")  # the others have their own
@@ -89,11 +90,11 @@ def parser() -> argparse.ArgumentParser:
     flags = options.Parser("quality", __doc__)
     flags.add_argument("--preset", type=options.one_of(PRESETS, "preset"), default="smoke", help=", ".join(PRESETS))
     flags.add_argument("--tasks", nargs="+", help="mqar, selective-copy, induction, lm; sizes behind a colon")
-    flags.add_argument("--variants", nargs="+", help="rows of minilm.variants, or module:function; options likewise")
+    flags.add_argument("--variants", nargs="+", type=options.names, metavar="NAMES", help=VARIANTS)
     flags.add_argument("--seeds", nargs="+", type=options.whole)
     flags.add_argument("--rates", nargs="+", type=options.rate, help="learning rates, of which the best counts")
     flags.add_argument("--steps", type=options.positive, help="of every task, instead of its own")
-    flags.add_argument("--every", type=options.positive, default=50, help="steps between measurements")
+    flags.add_argument("--every", type=options.positive, default=quality_views.EVERY, help="steps between measurements")
     flags.add_argument("--early-stop", action=argparse.BooleanOptionalAction, help="stop at 99%%")
     flags.add_argument("--match", choices=("params", "state"), help="make parameters, or state bytes, agree")
     flags.add_argument("--like", default="mha", help="the variant whose size is matched")
@@ -124,6 +125,8 @@ def cells(arguments) -> list:
 
     preset, given = PRESETS[arguments.preset], vars(arguments)
     wanted = {field.name: given[field.name] for field in fields(preset) if given[field.name] is not None}
+    if "variants" in wanted:
+        wanted["variants"] = [name for names in wanted["variants"] for name in names]
     preset = replace(preset, **wanted)
     variants.table.read(arguments.like)  # which refuses what it does not know
     steps = {} if arguments.steps is None else {"steps": arguments.steps}
@@ -180,7 +183,7 @@ def main(arguments: list[str]) -> int:
     flags = parser().parse_args(arguments)
     if not flags.accelerator:
         measure.pin(flags.core)
-    from benchmarks.attention import quality_plots, quality_views
+    from benchmarks.attention import quality_plots
     from minilm.allocator import tune
 
     tune()

@@ -15,6 +15,7 @@ DECODED_AT = 4096  # the context at which the time of a token is read
 def plots(rows: list[dict], measured: list[dict]) -> dict[str, bytes]:
     """Name -> PNG, of each for which there are rows; `measured` holds those of `decode`, among others."""
     records = [record for record in quality_views.best(rows) if record["seeds"]]
+    records = [record for record in records if quality_views.ranks(record)] or records
     recalled = [record for record in records if record["row"]["accuracy"] is not None]
     times = decode_times(measured)
     timed = [record for record in records if record not in recalled and record["row"]["variant"] in times]
@@ -57,11 +58,21 @@ def _recall(records, names):
         axes.axhline(chance["value"], ls="--", lw=0.8, color="gray", label="knows the values, not the binding")
         axes.axhline(chance["token"], ls=":", lw=0.8, color="gray", label="any token")
         axes.set(xscale="log", xlabel="bytes of state", ylabel="accuracy", ylim=(0, 1.05))
-        axes.set_title(title, fontsize=9)
+        far = _farthest(axes, group, names)
+        axes.set_title(title + (f" (×: at {far})" if far else ""), fontsize=8)
         _legend(axes)
     for axes in figure.axes[len(tasks) :]:
         axes.set_axis_off()
     return _png(figure)
+
+
+def _farthest(axes, records, names):
+    """A cross at the mean accuracy where it is hardest, which tells apart who knows all of what was trained."""
+    far = [*records[0]["row"]["transfer"]][-1:]
+    for record in records if far else ():
+        row, mean = record["row"], statistics.mean(cell["transfer"][far[0]] for cell in record["seeds"])
+        axes.plot(row["state_bytes"], mean, "x", color=f"C{names.index(row['variant']) % 10}", markersize=6)
+    return "".join(far)
 
 
 def _texts(records, names, times):

@@ -19,6 +19,7 @@ KNOWN = {
         "softmax without positions still knew, and with rotary positions alone it did not.",
     ),
 }
+EVERY = 50  # steps between measurements, unless told
 FEW = 3  # seeds, and learning rates, below which nothing is ranked
 
 
@@ -77,8 +78,9 @@ def _task(title, records):
     if done and done[0]["chance"]:
         token, value = (done[0]["chance"][name] for name in ("token", "value"))
         text.append(f"Chance: any token {token:.3f}; knows the values and not the binding {value:.3f}.")
-    if min(min(len(r["seeds"]) for r in ranked), min(r["rates"] for r in ranked)) < FEW:
+    if not all(map(ranks, ranked)):
         text.append(f"Fewer than {FEW} seeds or learning rates: this sizes the task, and ranks nothing.")
+    text += filter(None, [_where([cell for record in ranked for cell in record["seeds"]])])
     of_sizes, sentence = KNOWN.get(ranked[0]["row"]["task"], ({}, ""))
     if sentence and not ranked[0]["row"]["match"] and of_sizes.items() <= ranked[0]["row"]["sizes"].items():
         text.append(sentence)
@@ -116,6 +118,21 @@ def _task(title, records):
     return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)])
 
 
+def ranks(record: dict) -> bool:
+    """Whether a record of `best` has seeds and learning rates enough to be ranked."""
+    return min(len(record["seeds"]), record["rates"]) >= FEW
+
+
+def _where(cells):
+    """On which processors these were learnt, and beside how much else; rows of others may not say."""
+    days, found = defaultdict(list), [cell["environment"] for cell in cells if cell["environment"].get("cpu")]
+    for environment in found:
+        days[environment["cpu"].strip()].append(environment["date"])
+    places = [f"{cpu} ({len(all_)}; {' to '.join(sorted({min(all_), max(all_)}))})" for cpu, all_ in days.items()]
+    most = max((environment["load"] for environment in found), default=0)
+    return f"Cells shown, by processor: {', '.join(places)}; beside a load of up to {most:.1f}." if found else ""
+
+
 def commands(rows: list[dict]) -> list[str]:
     """The command lines that measure these rows anew: one for each task, its sizes, and what was matched.
 
@@ -130,7 +147,8 @@ def commands(rows: list[dict]) -> list[str]:
         others = [f"{k}={v}" for k, v in (row["sizes"] | {"steps": row["steps"]}).items() if v != usual.get(k)]
         task = ":".join(filter(None, [row["task"], ",".join(others)]))
         match = f" --match {row['match']['what']} --like {row['match']['like']}" if row["match"] else ""
-        groups[task, match].append(row)
+        every = row.get("evaluated_every", EVERY)
+        groups[task, match + f" --every {every}" * (every != EVERY)].append(row)
     found = []
     for (task, match), group in groups.items():
         variants = dict.fromkeys(row["variant"] for row in group)

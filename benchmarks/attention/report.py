@@ -3,6 +3,7 @@
 minilm bench attention report mine.jsonl                                    a table, growth and crossovers
 minilm bench attention report ops.jsonl decode.jsonl --format html --out mine.html
 minilm bench attention report mine.jsonl --format markdown --plots pictures --out page.md
+minilm bench attention report mine.jsonl --plots pictures --pictures accuracy_by_state,bits_by_decode_time
 """
 
 import os
@@ -26,8 +27,14 @@ def main(words: list[str]) -> int:
         help=", ".join(FORMATS) + " (default: table)",
     )
     add("--plots", metavar="FOLDER", help="write the pictures there, as PNG")
+    add("--pictures", type=pictures, default=list(page.PICTURES), help=", ".join(page.PICTURES) + " (default: all)")
     add("--out", type=options.file, metavar="FILE", help="write there instead of to the terminal")
     return run(parser.parse_args(words))
+
+
+def pictures(text: str) -> list[str]:
+    """`time,memory`, as the page calls them."""
+    return options.among(text, page.PICTURES, "picture")
 
 
 @record.rows_as_written
@@ -36,12 +43,13 @@ def run(chosen) -> int:
     everything = [row for path in chosen.files for row in record.read(path)]
     rows, quality = ([row for row in everything if (row["mode"] == "quality") == asked] for asked in (False, True))
     wanted = chosen.plots or chosen.format == "html"
-    pictures = plots.plots(rows) | quality_plots.plots(quality, rows) if wanted else {}
+    drawn = plots.plots(rows) | quality_plots.plots(quality, rows) if wanted else {}
+    drawn = {name: picture for name, picture in drawn.items() if name in chosen.pictures}
     places, made_by = {}, chosen.command + (f" --out {shlex.quote(chosen.out)}" if chosen.out else "")
     folder = Path(chosen.out).resolve().parent if chosen.out else Path.cwd()
     if chosen.plots:
         Path(chosen.plots).mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
+        for name, picture in drawn.items():
             path = Path(chosen.plots) / f"attention_{name}.png"
             path.write_bytes(picture)
             places[name] = os.path.relpath(path, folder)
@@ -49,7 +57,7 @@ def run(chosen) -> int:
         "table": lambda: _tables(rows, quality),
         "csv": lambda: views.as_csv(rows + quality),
         "markdown": lambda: page.markdown(rows, quality, places, made_by),
-        "html": lambda: page.as_html(rows, quality, pictures, made_by),
+        "html": lambda: page.as_html(rows, quality, drawn, made_by),
     }[chosen.format]()
     if chosen.out:
         folder.mkdir(parents=True, exist_ok=True)

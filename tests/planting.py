@@ -20,7 +20,8 @@ from tests.mutants import Mutant, mutants_of, mutated
 ROOT = Path(__file__).parent.parent
 TARGETS = ("layers", "reference", "losses.py", "sampling.py", "generation.py", "initializers.py", "precision.py")
 # The tests of a module beside the laws of its records and those in `test_<its name>.py`. Where two modules have one
-# name, the one inside a folder is told with it, and its tests are those given here alone.
+# name, the one inside a folder is told with it, and its tests are those given here alone. Behind a bracket stands how
+# the names of parameters begin, where those of one variant are enough.
 TESTS = {
     "core": ["attention"],
     "multi_head": ["attention", "softmax_variants", "variants"],
@@ -46,7 +47,7 @@ TESTS = {
     "state_mixer": ["rwkv", "gated_linear"],
     "linear_attention.linear": ["linear_attention"],
     "mamba": ["linear_attention"],
-    "retention": ["linear_attention"],
+    "retention": ["linear_attention", "variants[retnet"],
     "convolved": ["convolution"],
     "chunks": ["decay", "delta"],
     "loop": ["decay", "delta"],
@@ -78,11 +79,16 @@ def place(path: str) -> str:
 
 def test_files(path: str) -> list[str]:
     """The files with tests of a module."""
+    files = [file for file, _ in tests_of(path)]
+    return [file for file in ["tests/test_layers.py", *files, path] if (ROOT / file).exists()]
+
+
+def tests_of(path: str) -> list[tuple[str, str]]:
+    """A module's own test files, each with what stands in the names of those that are asked."""
     stem = Path(path).stem
     own = None if place(path) == stem else TESTS.get(place(path))
-    names = own or [stem, *TESTS.get(stem, [])]
-    files = [f"tests/test_{name}.py" for name in names]
-    return [file for file in ["tests/test_layers.py", *files, path] if (ROOT / file).exists()]
+    parts = (name.partition("[") for name in own or [stem, *TESTS.get(stem, [])])
+    return [(f"tests/test_{name}.py", bracket + start) for name, bracket, start in parts]
 
 
 @contextlib.contextmanager
@@ -225,14 +231,15 @@ def _passes(item) -> bool:
 
 
 def _covers(mutant):
-    files, prefix = test_files(mutant.path)[1:], f"{place(mutant.path)}."
+    asked, prefix = [*tests_of(mutant.path), (mutant.path, "")], f"{place(mutant.path)}."
     signature = f"{DEFAULTS}[{prefix}{mutant.function}]"
 
     def covers(item):
         record = getattr(item, "callspec", None) and item.callspec.params.get("record")
         if item.nodeid.startswith("tests/test_layers.py"):
             return record is not None and record.name.startswith(prefix)
-        return item.nodeid.split("::")[0] in files or item.nodeid == signature
+        file = item.nodeid.split("::")[0]
+        return item.nodeid == signature or any(file == own and start in item.nodeid for own, start in asked)
 
     return covers
 

@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,18 @@ def test_of_modules_that_share_a_name_each_has_tests_of_its_own_and_no_entry_of_
     both = ["tests/test_feed_forward.py", "tests/test_activation.py"]  # its own, and those that the table adds
     assert planting.test_files("minilm/layers/feed_forward.py")[1:-1] == both
     for names in TESTS.values():
-        assert all((ROOT / f"tests/test_{name}.py").exists() for name in names)
+        assert all((ROOT / f"tests/test_{name.partition('[')[0]}.py").exists() for name in names)
+
+
+def test_of_the_tests_of_all_variants_a_module_is_asked_those_of_its_own():
+    assert planting.tests_of("minilm/layers/linear_attention/retention.py") == [
+        ("tests/test_retention.py", ""),
+        ("tests/test_linear_attention.py", ""),
+        ("tests/test_variants.py", "[retnet"),
+    ]
+    covers = planting._covers(mutants_of("minilm/layers/linear_attention/retention.py", ROOT)[0])
+    files = "test_linear_attention.py::test[rwkv6]", "test_variants.py::test[retnet-3]", "test_variants.py::test[gla]"
+    assert [covers(SimpleNamespace(nodeid=f"tests/{each}")) for each in files] == [True, True, False]
 
 
 def test_a_mutant_reaches_who_imported_the_function_and_leaves_with_the_context():

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm.layers.attention.block_selection import MoBA, largest, moba_attention, moba_mask
+from minilm.layers.attention.block_selection import MoBA, largest, moba_attention, moba_mask, moba_mixer
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal, Chunked
+from minilm.layers.attention.multi_head import multi_head
 from minilm.reference.attention import block_selection as reference
 from minilm.shapes import Tokens
 from tests.strategies import seeds
@@ -111,6 +112,23 @@ def test_keys_are_found_by_their_positions_in_whatever_slots_they_stand(seed):
     moved = Tokens(tokens.position[slots], tokens.document[slots])
     expected = moba_attention(q, k, v, tokens, tokens, size=3, n=1)
     assert_close(moba_attention(q, k[:, slots], v[:, slots], tokens, moved, size=3, n=1), expected, FORMULA)
+
+
+def test_numbers_of_sixteen_bits_choose_what_the_same_numbers_choose_in_float32():
+    tokens = Tokens.arange(256)
+    q, k, _ = (x.astype(jnp.bfloat16) for x in draw(0, 256))
+    wide = moba_mask(q.astype(jnp.float32), k.astype(jnp.float32), tokens, tokens, size=8, n=2)
+    np.testing.assert_array_equal(moba_mask(q, k, tokens, tokens, size=8, n=2), wide)
+
+
+def test_the_mixer_is_attention_of_several_heads_by_these_blocks_with_biases_unless_told():
+    sizes, tokens = {"g": G, "r": R, "k": K, "v": V, "size": 3, "n": 1}, Tokens.arange(T)
+    mixer = moba_mixer(**sizes)
+    params = mixer.init(jax.random.key(0), 6)
+    x = jax.random.normal(jax.random.key(1), (T, 6), params.w_q.dtype)
+    assert_close(mixer.apply(params, x, tokens), multi_head(params, x, tokens, MoBA(size=3, n=1)), LAYER, x.dtype)
+    assert params.b_q is not None
+    assert moba_mixer(**sizes, bias=False).init(jax.random.key(0), 6).b_q is None
 
 
 def test_padding_sees_nothing_is_seen_by_nothing_and_has_a_finite_gradient():

@@ -57,7 +57,7 @@ def short_convolution(
     """
     (width, t), wide = (len(w), len(x)), jnp.promote_types(x.dtype, jnp.float32)
     front = jnp.argsort(~real, stable=True)
-    seen = jnp.concatenate([state.astype(wide), x[front].astype(wide)])
-    y = sum((w[m].astype(wide) * seen[width - 1 - m :][:t] for m in range(width)), jnp.zeros((), wide))
+    seen = jnp.concatenate([state, x[front]]).astype(wide)
+    y = sum((w[m] * seen[width - 1 - m :][:t] for m in range(width)), jnp.zeros((), wide))
     y = jnp.where(real[:, None], y[jnp.cumsum(real) - 1], 0)
     return jax.lax.dynamic_slice_in_dim(seen, real.sum(), width - 1).astype(state.dtype), y.astype(x.dtype)

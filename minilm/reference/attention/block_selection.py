@@ -52,19 +52,3 @@ def moba_attention_backward(saved, d_o):
     """
     d_q, d_k, d_v, _, _ = dot_product_attention_backward(saved, d_o)
     return d_q, d_k, d_v, None, None
-
-
-@dataclass(frozen=True)
-class MoBA:
-    """The attend of these blocks."""
-
-    size: int
-    n: int
-
-    def __call__(self, q, k, v, query, key):
-        """One sequence: (o, saved)."""
-        return moba_attention(q, k, v, query, key, size=self.size, n=self.n)
-
-    def backward(self, saved, d_o):
-        """Gradients with respect to (q, k, v)."""
-        return moba_attention_backward(saved, d_o)[:3]

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from minilm.reference.activation import _logistic
+
 
 def log_forget(params, x):
     """y[g, r, t] = -log(1 + exp(-a)),  a = sum_i x[t, i] w[i, g, r] + b[g, r]."""
@@ -20,7 +22,7 @@ def log_forget(params, x):
 def log_forget_backward(saved, d_y):
     """Gradients with respect to (params, x).
 
-    y = -log(1 + e^-a)     gives  d_a = d_y e^-a / (1 + e^-a) = d_y / (1 + e^a)
+    y = -log(1 + e^-a)     gives  d_a = d_y e^-a / (1 + e^-a) = d_y / (1 + e^a) = d_y sigma(-a)
     a = sum_i x w + b      gives  d_w[i] = x[i] d_a and d_b = d_a, added over all tokens,
                                   d_x[i] = w[i] d_a, added over all heads.
     """
@@ -28,7 +30,7 @@ def log_forget_backward(saved, d_y):
     d_w, d_b, d_x = np.zeros(params.w_f.shape), np.zeros(params.b_f.shape), np.zeros(x.shape)
     for index in np.ndindex(a.shape):
         *batch, g, r, t = index
-        d_a = d_y[index] * (1 / (1 + math.exp(a[index])) if a[index] < 700 else 0.0)
+        d_a = d_y[index] * _logistic(-a[index])
         d_w[:, g, r] += x[(*batch, t)] * d_a
         d_b[g, r] += d_a
         d_x[(*batch, t)] += params.w_f[:, g, r] * d_a

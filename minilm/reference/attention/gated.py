@@ -1,8 +1,8 @@
 """The gate of attention's output, number by number."""
 
-import math
-
 import numpy as np
+
+from minilm.reference.activation import _logistic
 
 
 def gated_output(params, x, o):
@@ -13,7 +13,7 @@ def gated_output(params, x, o):
         a = 0.0 if params.b_gate is None else params.b_gate[g, r, j]
         for i in range(x.shape[-1]):
             a += x[(*batch, t, i)] * params.w_gate[i, g, r, j]
-        opening[index] = _sigmoid(a)
+        opening[index] = _logistic(a)
         y[index] = o[index] * opening[index]
     return y, (params, x, o, opening)
 
@@ -39,7 +39,3 @@ def gated_output_backward(saved, d_y):
         if d_b is not None:
             d_b[g, r, j] += d_a
     return type(params)(w_gate=d_w, b_gate=d_b), d_x, d_o
-
-
-def _sigmoid(a):
-    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from minilm.reference.activation import _logistic
+
 
 def dot_scores(q, k):
     """a[t, s] = sum_i q[t, i] k[s, i]."""
@@ -106,7 +108,7 @@ def local_p_weights(params, q, scores, mask=True, *, reach):
     rows = []
     for t in range(len(q)):
         u = [math.tanh(sum(q[t, i] * row[j] for i, row in enumerate(params.w_p))) for j in range(len(params.v_p))]
-        share = _sigmoid(sum(v_j * u_j for v_j, u_j in zip(params.v_p, u, strict=True)))
+        share = _logistic(sum(v_j * u_j for v_j, u_j in zip(params.v_p, u, strict=True)))
         p = sum(bool(one) for one in allowed[t]) * share
         near = [s for s in range(scores.shape[1]) if allowed[t, s] and abs(s - p) <= reach]
         largest = max((scores[t, s] for s in near), default=0.0)
@@ -142,7 +144,3 @@ def local_p_weights_backward(saved, d_weights):
         d_w_p += np.outer(q[t], d_u)
         d_q[t] += params.w_p @ d_u
     return type(params)(w_p=d_w_p, v_p=d_v_p), d_q, d_scores, None
-
-
-def _sigmoid(a):
-    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))

@@ -1,9 +1,8 @@
 """Sigmoid attention, pair by pair; masked pairs are skipped."""
 
-import math
-
 import numpy as np
 
+from minilm.reference.activation import _logistic
 from minilm.reference.attention.core import _unbroadcast, mix, mix_backward, scores, scores_backward
 
 
@@ -14,7 +13,7 @@ def sigmoid_attention(shift, q, k, v, mask=True, bias=0.0):
     shifts, weights = np.broadcast_to(shift, a.shape[:2]), np.zeros(a.shape)
     for g, r, t, s in np.ndindex(a.shape):
         if allowed[g, r, t, s]:
-            weights[g, r, t, s] = _sigmoid(a[g, r, t, s] + added[g, r, t, s] + shifts[g, r])
+            weights[g, r, t, s] = _logistic(a[g, r, t, s] + added[g, r, t, s] + shifts[g, r])
     o, _ = mix(weights, v)
     return o, (shift, q, k, v, weights, bias)
 
@@ -36,7 +35,3 @@ def sigmoid_attention_backward(saved, d_o):
         d_shift[g, r] += d_a[g, r, t, s]
     d_q, d_k = scores_backward((q, k), d_a)
     return _unbroadcast(d_shift, np.shape(shift)), d_q, d_k, d_v, None, _unbroadcast(d_a, np.shape(bias))
-
-
-def _sigmoid(a):
-    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))

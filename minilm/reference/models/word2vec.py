@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from minilm.reference.activation import _logistic
+
 
 def skip_gram(params, batch):
     """L = -sum over words t, neighbours s of t:  sum_l log sigma(sign_tl v_s . u_tl) + k/z sum_i log sigma(-v_s . u_i).
@@ -72,18 +74,14 @@ def _rows(batch, b, t):
 
 
 def _prediction(params, batch, b, t, h):
-    return sum(-w * math.log(_sigmoid(sign * np.dot(h, params.output[row]))) for row, sign, w in _rows(batch, b, t))
+    return sum(-w * math.log(_logistic(sign * np.dot(h, params.output[row]))) for row, sign, w in _rows(batch, b, t))
 
 
 def _prediction_backward(params, batch, b, t, h, d_output, d_loss):
     """Adds the gradients of u to d_output, and returns that of h."""
     d_h = np.zeros(len(h))
     for row, sign, w in _rows(batch, b, t):
-        d_x = -d_loss * w * (1 - _sigmoid(sign * np.dot(h, params.output[row])))
+        d_x = -d_loss * w * (1 - _logistic(sign * np.dot(h, params.output[row])))
         d_h += d_x * sign * params.output[row]
         d_output[row] += d_x * sign * h
     return d_h
-
-
-def _sigmoid(x):
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -4,14 +4,16 @@ import math
 
 import numpy as np
 
+from minilm.reference.activation import _logistic
+
 
 def gru_cell(params, state, x):
     """The reset gate applied to sums over the state. Returns ((state, y), saved for the backward pass)."""
     h, width = state, len(state)
     r, z, n, h_n, out = (np.zeros(width) for _ in range(5))
     for j in range(width):
-        r[j] = _sigmoid(_affine(x, params.w_x, params.b_x, j) + _affine(h, params.w_h, params.b_h, j))
-        z[j] = _sigmoid(_affine(x, params.w_x, params.b_x, width + j) + _affine(h, params.w_h, params.b_h, width + j))
+        r[j] = _logistic(_affine(x, params.w_x, params.b_x, j) + _affine(h, params.w_h, params.b_h, j))
+        z[j] = _logistic(_affine(x, params.w_x, params.b_x, width + j) + _affine(h, params.w_h, params.b_h, width + j))
         h_n[j] = _affine(h, params.w_h, params.b_h, 2 * width + j)
         n[j] = math.tanh(_affine(x, params.w_x, params.b_x, 2 * width + j) + r[j] * h_n[j])
         out[j] = (1 - z[j]) * n[j] + z[j] * h[j]
@@ -42,8 +44,8 @@ def gru_cell_reset_before(params, state, x):
     h, width = state, len(state)
     r, z, n, out = (np.zeros(width) for _ in range(4))
     for j in range(width):
-        r[j] = _sigmoid(_affine(x, params.w_x, params.b_x, j) + _affine(h, params.w_h, params.b_h, j))
-        z[j] = _sigmoid(_affine(x, params.w_x, params.b_x, width + j) + _affine(h, params.w_h, params.b_h, width + j))
+        r[j] = _logistic(_affine(x, params.w_x, params.b_x, j) + _affine(h, params.w_h, params.b_h, j))
+        z[j] = _logistic(_affine(x, params.w_x, params.b_x, width + j) + _affine(h, params.w_h, params.b_h, width + j))
     kept = [r[k] * h[k] for k in range(width)]
     for j in range(width):
         column = 2 * width + j
@@ -78,7 +80,3 @@ def gru_cell_reset_before_backward(saved, d_out):
 
 def _affine(v, w, b, j):
     return sum(v[i] * w[i, j] for i in range(len(v))) + b[j]
-
-
-def _sigmoid(a):
-    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))

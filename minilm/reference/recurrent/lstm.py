@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from minilm.reference.activation import _logistic
+
 
 def lstm_cell(params, state, x):
     """Each unit reads its four sums, then moves its own cell. Returns ((state, y), saved for the backward pass)."""
@@ -11,7 +13,7 @@ def lstm_cell(params, state, x):
     i, f, g, o, c, h = (np.zeros(width) for _ in range(6))
     for j in range(width):
         a_i, a_f, a_g, a_o = _four_sums(params, state.h, x, j)
-        i[j], f[j], g[j], o[j] = _sigmoid(a_i), _sigmoid(a_f), math.tanh(a_g), _sigmoid(a_o)
+        i[j], f[j], g[j], o[j] = _logistic(a_i), _logistic(a_f), math.tanh(a_g), _logistic(a_o)
         c[j] = f[j] * state.c[j] + i[j] * g[j]
         h[j] = o[j] * math.tanh(c[j])
     return (type(state)(h=h, c=c), h), (params, state, x, i, f, g, o, c)
@@ -45,11 +47,11 @@ def lstm_cell_peephole(params, state, x):
     i, f, g, o, c, h = (np.zeros(width) for _ in range(6))
     for j in range(width):
         a_i, a_f, a_g, a_o = _four_sums(params, state.h, x, j)
-        i[j] = _sigmoid(a_i + params.w_c[j] * state.c[j])
-        f[j] = _sigmoid(a_f + params.w_c[width + j] * state.c[j])
+        i[j] = _logistic(a_i + params.w_c[j] * state.c[j])
+        f[j] = _logistic(a_f + params.w_c[width + j] * state.c[j])
         g[j] = math.tanh(a_g)
         c[j] = f[j] * state.c[j] + i[j] * g[j]
-        o[j] = _sigmoid(a_o + params.w_c[2 * width + j] * c[j])
+        o[j] = _logistic(a_o + params.w_c[2 * width + j] * c[j])
         h[j] = o[j] * math.tanh(c[j])
     return (type(state)(h=h, c=c), h), (params, state, x, i, f, g, o, c)
 
@@ -89,7 +91,3 @@ def _four_sums(params, h, x, j):
         + params.b_h[column]
         for column in columns
     ]
-
-
-def _sigmoid(a):
-    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))

@@ -1,4 +1,4 @@
-"""Linear attention, RetNet and Mamba-2: what they are of softmax attention, and their papers' equations in NumPy."""
+"""Linear attention, RetNet and Mamba-2: what they are of softmax attention, and their papers' equations in PyTorch."""
 
 import math
 from functools import partial
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from minilm.layers.attention.core import dot_product_attention
-from minilm.layers.linear_attention.feature_maps import elu_plus_one, random_features, taylor_features
+from minilm.layers.linear_attention.feature_maps import taylor_features
 from minilm.layers.linear_attention.linear import based_mixer, linear_attention, linear_mixer, performer_mixer
 from minilm.layers.linear_attention.mamba import init_mamba2, mamba2_mixer
 from minilm.layers.linear_attention.retention import retention_decays, retention_mixer
@@ -19,14 +19,12 @@ from minilm.shapes import Tokens
 from tests.mixers import assert_lawful, drawn_params
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, REDUCTION, assert_close
+from tests.torch_oracle import assert_same_mixer
 
 D, G, T, K, V = 7, 2, 9, 4, 5
 few = settings(max_examples=3)
-LINEAR = {
-    "linear": linear_mixer(g=G, k=K, v=V, chunk=4),
-    "based": based_mixer(g=G, k=K, v=V, chunk=4),
-    "performer": performer_mixer(g=G, k=K, v=V, m=6, chunk=4),
-}
+FAMILY = {"linear": linear_mixer, "based": based_mixer, "performer": partial(performer_mixer, m=6)}
+LINEAR = {(name, chunk): mixer(g=G, k=K, v=V, chunk=chunk) for name, mixer in FAMILY.items() for chunk in (1, 8, T)}
 RETNET = retention_mixer(g=G, k=K, v=V, chunk=4)
 MAMBA = mamba2_mixer(g=G, k=K, v=V, width=3, chunk=4)
 
@@ -35,6 +33,10 @@ def draw(seed, spread=1.0):
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal(shape) for shape in ((G, T, K), (G, T, K), (G, T, V)))
     return *(jnp.asarray(spread * x) for x in (q, k)), jnp.asarray(v)
+
+
+def inputs(seed):
+    return np.random.default_rng(seed).standard_normal((T, D))
 
 
 def from_nothing(q, k, v):
@@ -69,20 +71,38 @@ def test_of_taylor_features_it_nears_softmax_attention_as_the_cube_of_the_scores
     assert 0 < 40 * near < far < 100 * near
 
 
-@pytest.mark.parametrize("name", LINEAR)
+def torch_features(name, params, x):
+    import torch
+
+    if name == "linear":
+        return torch.nn.functional.elu(x) + 1
+    x = x / K**0.25
+    if name == "based":
+        return torch.cat([torch.ones_like(x[:1]), x, torch.outer(x, x).flatten() / math.sqrt(2)])
+    w = params.projection.detach()
+    return torch.exp(w @ x - x @ x / 2) / math.sqrt(len(w))
+
+
+def torch_linear(name, params, x):
+    import torch
+
+    heads, y = params.heads if name == "performer" else params, torch.zeros_like(x)
+    for g in range(G):
+        s = z = 0.0
+        for t in range(T):
+            q, k, v = (x[t] @ w for w in (heads.w_q[:, g, 0], heads.w_k[:, g], heads.w_v[:, g]))
+            q, k = (torch_features(name, params, a) for a in (q, k))
+            s, z = s + torch.outer(k, v), z + k
+            y[t] += q @ s / (q @ z) @ heads.w_o[g, 0]
+    return y
+
+
+@pytest.mark.parametrize(("name", "chunk"), LINEAR)
 @few
 @given(seed=seeds)
-def test_a_mixer_is_the_quotient_of_sums_over_pairs_of_features(name, seed):
-    mixer = LINEAR[name]
-    params, x = drawn_params(mixer, D, seed), np.random.default_rng(seed).standard_normal((T, D))
-    maps = {"linear": elu_plus_one, "based": taylor_features}
-    phi = maps[name] if name in maps else partial(random_features, params.projection)
-    heads, y = params.heads if name == "performer" else params, np.zeros((T, D))
-    for g in range(G):
-        q, k, v = (np.asarray(x @ w) for w in (heads.w_q[:, g, 0], heads.w_k[:, g], heads.w_v[:, g]))
-        weights = np.tril(np.asarray(phi(jnp.asarray(q)) @ phi(jnp.asarray(k)).T))
-        y += weights @ v / weights.sum(1, keepdims=True) @ np.asarray(heads.w_o[g, 0])
-    assert_close(jax.jit(mixer.apply)(params, jnp.asarray(x), Tokens.arange(T)), y, FORMULA)
+def test_in_chunks_of_any_size_a_mixer_and_its_gradients_are_the_papers_recurrence(name, chunk, seed):
+    params = drawn_params(LINEAR[name, T], D, seed)
+    assert_same_mixer(LINEAR[name, chunk], partial(torch_linear, name), params, inputs(seed), seed)
 
 
 def test_a_query_without_a_key_gets_nothing_and_a_finite_gradient():
@@ -108,21 +128,27 @@ def test_performers_directions_are_drawn_and_stay_as_they_are():
 # ── retention ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def torch_retnet(p, x):
+    """Equation 6, with the norm and the gate of equation 8; planes turn as complex numbers do."""
+    import torch
+    from torch.nn.functional import rms_norm, silu
+
+    theta, y = 10000.0 ** (-2 * torch.arange(K // 2, dtype=x.dtype) / K), torch.zeros_like(x)
+    for g in range(G):
+        state = 0.0
+        for n in range(T):
+            q, k = (x[n] @ w for w in (p.heads.w_q[:, g, 0], p.heads.w_k[:, g]))
+            q, k = (torch.complex(*z.chunk(2)) * torch.exp(1j * n * theta) for z in (q, k))
+            state = (1 - 2.0 ** (-5 - g)) * state + k.conj()[:, None] * (x[n] @ p.heads.w_v[:, g])
+            o = rms_norm((q @ state).real / math.sqrt(K), (V,), p.norm.scale, eps=1e-6)
+            y[n] += (silu(x[n] @ p.w_gate[:, g]) * o) @ p.heads.w_o[g, 0]
+    return y
+
+
 @few
 @given(seed=seeds)
-def test_retnet_is_the_papers_parallel_form(seed):
-    params, x = drawn_params(RETNET, D, seed), np.random.default_rng(seed).standard_normal((T, D))
-    p, n = jax.tree.map(np.asarray, params), np.arange(T)
-    angles = n[:, None] * 10000.0 ** (-2 * np.arange(K // 2) / K)
-    distance, y = n[:, None] - n, np.zeros((T, D))
-    for g in range(G):
-        q, k = (x @ w for w in (p.heads.w_q[:, g, 0], p.heads.w_k[:, g]))
-        q, k = ((z[:, : K // 2] + 1j * z[:, K // 2 :]) * np.exp(1j * angles) for z in (q, k))  # planes, turned
-        decay = np.where(distance >= 0, (1 - 2.0 ** (-5 - g)) ** np.maximum(distance, 0), 0)
-        o = ((q @ k.conj().T).real / math.sqrt(K) * decay) @ (x @ p.heads.w_v[:, g])
-        o = o / np.sqrt((o**2).mean(1, keepdims=True) + 1e-6) * p.norm.scale
-        y += (silu(x @ p.w_gate[:, g]) * o) @ p.heads.w_o[g, 0]
-    assert_close(jax.jit(RETNET.apply)(params, jnp.asarray(x), Tokens.arange(T)), y, FORMULA)
+def test_retnet_and_its_gradients_are_the_papers_recurrence(seed):
+    assert_same_mixer(RETNET, torch_retnet, drawn_params(RETNET, D, seed), inputs(seed), seed)
 
 
 def test_the_logarithms_of_retnets_decays_are_those_of_the_reference_and_halve_from_head_to_head():
@@ -134,24 +160,28 @@ def test_the_logarithms_of_retnets_decays_are_those_of_the_reference_and_halve_f
 # ── Mamba-2 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@few
-@given(seed=seeds)
-def test_mamba_2_is_the_papers_recurrence(seed):
-    params, u = drawn_params(MAMBA, D, seed), np.random.default_rng(seed).standard_normal((T, D))
-    p, y = jax.tree.map(np.asarray, params), np.zeros((T, D))
-    channels = np.concatenate([u @ p.w_x.reshape(D, -1), u @ p.w_b, u @ p.w_c], axis=1)
-    state = np.zeros((G, K, V))
+def torch_mamba2(p, u):
+    import torch
+    from torch.nn.functional import rms_norm, silu, softplus
+
+    channels = torch.cat([u @ p.w_x.flatten(1), u @ p.w_b, u @ p.w_c], 1)
+    state, outputs = 0.0, []
     for t in range(T):
         seen = sum(p.convolution[m] * channels[t - m] for m in range(3) if m <= t)
-        x, b, c = np.split(silu(seen), [G * V, G * V + K])
-        heads = np.zeros((G, V))
-        for g, x_g in enumerate(x.reshape(G, V)):
-            step = math.log1p(math.exp(u[t] @ p.w_step[:, g] + p.b_step[g]))
-            state[g] = math.exp(-step * math.exp(p.rate[g])) * state[g] + np.outer(b, step * x_g)
-            heads[g] = c @ state[g] + p.skip[g] * x_g
-        gated = heads.ravel() * silu(u[t] @ p.w_gate.reshape(D, -1))
-        y[t] = gated / math.sqrt((gated**2).mean() + 1e-6) * p.norm.scale @ p.w_o.reshape(-1, D)
-    assert_close(jax.jit(MAMBA.apply)(params, jnp.asarray(u), Tokens.arange(T)), y, FORMULA)
+        x, b, c = silu(seen).split([G * V, K, K])
+        x, step = x.view(G, V), softplus(u[t] @ p.w_step + p.b_step)
+        kept = torch.exp(-step * p.rate.exp())[:, None, None]
+        state = kept * state + torch.stack([torch.outer(b, step[g] * x[g]) for g in range(G)])
+        heads = c @ state + p.skip[:, None] * x
+        gated = heads.flatten() * silu(u[t] @ p.w_gate.flatten(1))
+        outputs.append(rms_norm(gated, (G * V,), p.norm.scale, eps=1e-6) @ p.w_o.flatten(0, 1))
+    return torch.stack(outputs)
+
+
+@few
+@given(seed=seeds)
+def test_mamba_2_and_its_gradients_are_the_papers_recurrence(seed):
+    assert_same_mixer(MAMBA, torch_mamba2, drawn_params(MAMBA, D, seed), inputs(seed), seed)
 
 
 def test_mamba_2_begins_with_the_papers_rates_and_steps():
@@ -166,10 +196,6 @@ def test_mamba_2_begins_with_the_papers_rates_and_steps():
         assert abs(getattr(params, name).std() * math.sqrt(fan) - 1) < 0.15, name
 
 
-@pytest.mark.parametrize("mixer", [LINEAR["based"], RETNET, MAMBA], ids=["based", "retnet", "mamba-2"])
+@pytest.mark.parametrize("mixer", [LINEAR["based", 8], RETNET, MAMBA], ids=["based", "retnet", "mamba-2"])
 def test_a_mixer_of_sizes_that_all_differ_keeps_what_mixers_promise(mixer):
     assert_lawful(mixer, D, documents=False)
-
-
-def silu(x):
-    return x / (1 + np.exp(-x))

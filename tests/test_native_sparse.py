@@ -18,17 +18,16 @@ from minilm.layers.attention.native_sparse import (
 )
 from minilm.reference.attention import native_sparse as reference
 from minilm.shapes import Tokens
-from tests.mixers import assert_lawful
+from tests.mixers import assert_lawful, drawn_params
 from tests.strategies import seeds
 from tests.tolerances import DIFFERENCE, FORMULA, assert_close
+from tests.torch_oracle import assert_same_mixer
 
 G, R, T, K, V, LENGTH = 2, 3, 19, 5, 4, 4
-SIZES = {
-    "stride": 2,
-    "size": 4,
-    "n": 4,
-    "width": 3,
-}  # of five blocks the last queries choose one beside the fixed three
+STRIDE, SIZE, N, WIDTH = 2, 4, 4, 3  # of five blocks the last queries choose one beside the fixed three
+SIZES = {"stride": STRIDE, "size": SIZE, "n": N, "width": WIDTH}
+D, L, LONG = 7, 6, 22  # of the mixer: its compressed blocks overlap twice, and its last queries have six blocks
+MIXER = native_sparse_mixer(g=G, r=R, k=K, v=V, length=L, **SIZES)
 few = settings(max_examples=3)
 
 
@@ -187,6 +186,53 @@ def test_the_first_tokens_and_padding_have_finite_gradients_and_padding_gives_no
     one = native_sparse_attention(*gated((0.0, 0.25, 0.5), draw(3, 1)), **SIZES)
     v = draw(3, 1)[5]
     assert_close(one, jnp.broadcast_to((0.25 * v[1] + 0.5 * v[2])[:, None], one.shape), FORMULA)
+
+
+def torch_selected(paid, t):
+    """Equations 9 to 12: the tokens that a group reads at t, from what its heads pay to each compressed block."""
+
+    def worth(j):
+        shared = (SIZE // STRIDE * j + m - n for m in range(SIZE // STRIDE) for n in range(L // STRIDE))
+        return sum(paid[i] for i in shared if 0 <= i < len(paid))
+
+    own = t // SIZE
+    always = {0, max(own - 1, 0), own}
+    best = sorted(set(range(own)) - always, key=worth)[3 - N :]
+    return [s for j in always | {*best} for s in range(SIZE * j, SIZE * (j + 1)) if s <= t]
+
+
+def torch_mixer(params, x):
+    """Section 3 of the paper, group by group and token by token: three softmaxes of the keys that each may read."""
+    import torch
+    from torch.nn.functional import gelu, linear
+
+    def compressed(phi, x):
+        blocks = torch.stack([(x[s : s + L] + phi.e).flatten() for s in range(0, len(x) - L + 1, STRIDE)])
+        hidden = gelu(linear(blocks, phi.w_up.T, phi.b_up), approximate="tanh")
+        return linear(hidden, phi.w_down.T, phi.b_down)
+
+    p, y = params.heads, torch.zeros_like(x) + params.heads.b_o
+    for g in range(G):
+        k = [x @ p.w_k[:, i] + p.b_k[i] for i in (g, G + g, 2 * G + g)]
+        v = [x @ p.w_v[:, i] + p.b_v[i] for i in (g, G + g, 2 * G + g)]
+        k[0], v[0] = compressed(params.compress_k, k[0]), compressed(params.compress_v, v[0])
+        for t in range(len(x)):
+            q = torch.einsum("d,drk->rk", x[t], p.w_q[:, g]) + p.b_q[g]
+            gates = torch.sigmoid(x[t] @ params.gate.w + params.gate.b).view(3, G, R)[:, g]
+            scores = [q @ keys.T / K**0.5 for keys in k]
+            whole, near = range(0, t + 2 - L, STRIDE), range(max(t + 1 - WIDTH, 0), t + 1)
+            paid = torch.softmax(scores[0][:, : len(whole)], -1).sum(0).tolist()
+            for branch, read in enumerate((range(len(whole)), torch_selected(paid, t), near)):
+                o = torch.softmax(scores[branch][:, read], -1) @ v[branch][read]
+                y[t] += torch.einsum("r,rv,rvd->d", gates[branch], o, p.w_o[g])
+    return y
+
+
+@few
+@given(seed=seeds)
+def test_the_mixer_and_its_gradients_are_pytorchs_written_out(seed):
+    x = np.random.default_rng(seed).standard_normal((LONG, D))
+    assert_same_mixer(MIXER, torch_mixer, drawn_params(MIXER, D, seed), x, seed)
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():

@@ -1,4 +1,4 @@
-"""RWKV-6: its forms are one, the bonus is the current token's alone, and its mixer sees the token before."""
+"""RWKV-6: its forms are one, the bonus is the current token's alone, and its mixer is the paper's in PyTorch."""
 
 from functools import partial
 
@@ -7,49 +7,71 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from minilm.layers.linear_attention.gated import gated_chunked, gated_parallel
+from minilm.layers.linear_attention.loop import loop
 from minilm.layers.linear_attention.rwkv import rwkv6_chunked, rwkv6_mixer, rwkv6_parallel, rwkv6_step
 from minilm.layers.linear_attention.state_mixer import token_shift_mixer
 from minilm.shapes import Mixer, Tokens
 from tests.mixers import assert_lawful, drawn_params, numbered
+from tests.records.linear_attention_delta import drawn_keys
 from tests.records.linear_attention_gated import drawn_log_decays
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
+from tests.torch_oracle import assert_same_mixer
 
 G, T, K, V = 2, 11, 3, 4
+D, LONG = 5, 19  # more tokens than a chunk of the mixer
+correlations = pytest.mark.parametrize(
+    "correlation", [0.0, *(pytest.param(c, marks=pytest.mark.slow) for c in (0.5, 0.99)), 1.0]
+)
 few = settings(max_examples=5)
 
 
-def draw(seed, t=T, dtype=jnp.float64):
+def draw(seed, correlation=0.0, dtype=jnp.float64):
     """State, r, k, v, decays of which some keep and some forget everything, and u."""
     rng = np.random.default_rng(seed)
-    state, r, k, v, u = (rng.standard_normal(s) for s in ((G, K, V), (G, t, K), (G, t, K), (G, t, V), (G, K)))
-    return [jnp.asarray(x, dtype) for x in (state, r, k, v, drawn_log_decays(rng, (G, t, K)), u)]
+    state, r, v, u = (rng.standard_normal(shape) for shape in ((G, K, V), (G, T, K), (G, T, V), (G, K)))
+    arrays = state, r, drawn_keys(rng, correlation, G, T, K), v, drawn_log_decays(rng, (G, T, K)), u
+    return [jnp.asarray(x, dtype) for x in arrays]
 
 
-def token_by_token(state, *inputs):
+@partial(jax.jit, static_argnums=0)
+def value_and_gradients(form, arguments):
+    out, vjp = jax.vjp(form, *arguments)
+    return out, vjp(out)
+
+
+def looped(state, *inputs):
     *inputs, u = inputs
-    outputs = []
-    for t in range(inputs[0].shape[1]):
-        state, o = rwkv6_step(state, *(x[:, t] for x in inputs), u)
-        outputs.append(o)
-    return state, jnp.stack(outputs, axis=1)
+    return loop(lambda state, *token: rwkv6_step(state, *token, u), state, *inputs)
 
 
+def loop_from_nothing(*inputs):
+    return looped(jnp.zeros((G, K, V)), *inputs)[1]
+
+
+CHUNKED = {chunk: partial(rwkv6_chunked, chunk=chunk) for chunk in (1, 8, T, 2 * T)}
+MIXER = rwkv6_mixer(g=G, k=K, v=V)
+
+
+@correlations
+@pytest.mark.parametrize("chunk", CHUNKED)
 @few
-@given(seed=seeds, chunk=st.sampled_from([1, 8, T, 2 * T]))
-def test_step_by_step_equals_chunks_of_any_size(seed, chunk):
-    arguments = draw(seed)
-    assert_close(rwkv6_chunked(*arguments, chunk=chunk), token_by_token(*arguments), FORMULA)
+@given(seed=seeds)
+def test_chunks_of_any_size_equal_the_loop_in_values_and_gradients_whatever_the_keys(chunk, correlation, seed):
+    arguments = draw(seed, correlation)
+    expected = value_and_gradients(looped, arguments)
+    assert_close(value_and_gradients(CHUNKED[chunk], arguments), expected, FORMULA)
 
 
+@correlations
 @few
-@given(seed=seeds, chunk=st.sampled_from([1, 8, T]))
-def test_all_pairs_equal_chunks_from_an_empty_state(seed, chunk):
-    state, *inputs = draw(seed)
-    assert_close(rwkv6_parallel(*inputs), rwkv6_chunked(0 * state, *inputs, chunk=chunk)[1], FORMULA)
+@given(seed=seeds)
+def test_all_pairs_equal_the_loop_from_an_empty_state_in_values_and_gradients(correlation, seed):
+    _, *inputs = draw(seed, correlation)
+    expected = value_and_gradients(loop_from_nothing, inputs)
+    assert_close(value_and_gradients(rwkv6_parallel, inputs), expected, FORMULA)
 
 
 @few
@@ -90,34 +112,54 @@ def test_a_tokens_own_decay_comes_after_it_has_read(seed):
     assert_close(closed_o[:, 6], (r[:, 6] * k[:, 5]).sum(-1, keepdims=True) * v[:, 5] + own, FORMULA)
 
 
-@partial(jax.jit, static_argnums=0)
-def value_and_gradients(form, arguments):
-    out, vjp = jax.vjp(form, *arguments)
-    return out, vjp(jax.tree.map(jnp.ones_like, out))
-
-
-@pytest.mark.parametrize(
-    "form", [partial(rwkv6_chunked, chunk=4), token_by_token, lambda state, *inputs: rwkv6_parallel(*inputs)]
-)
+@pytest.mark.parametrize("form", [*CHUNKED.values(), looped, lambda state, *inputs: rwkv6_parallel(*inputs)])
 @pytest.mark.parametrize("log_decay", [0.0, -90.0, -np.inf])
 def test_values_and_gradients_are_finite_in_float32_at_every_gate(form, log_decay):
-    *others, gates, u = draw(0, t=6, dtype=jnp.float32)
-    arguments = (*others, jnp.full_like(gates, log_decay).at[:, 3].set(-0.5), u)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value_and_gradients(form, arguments)))
+    *others, gates, u = draw(0, correlation=1.0, dtype=jnp.float32)
+    alike = np.full(gates.shape, log_decay, np.float32)
+    for gates in (alike, np.where(np.arange(T)[:, None] == 3, np.float32(-0.5), alike)):
+        for leaf in jax.tree.leaves(value_and_gradients(form, (*others, gates, u))):
+            assert leaf.dtype == jnp.float32
+            assert jnp.isfinite(leaf).all()
+
+
+def torch_mixer(p, x):
+    """The paper's equations, token by token, with fixed shares in place of those that depend on the data."""
+    import torch
+    from torch.nn.functional import group_norm, silu
+
+    state, before, outputs = torch.zeros(G, K, V, dtype=x.dtype), torch.zeros_like(x[0]), []
+    for x_t in x:
+        x_r, x_k, x_v, x_w, x_g = (x_t + mu * (before - x_t) for mu in p.shift)
+        r, k, v = (torch.einsum("d,dgk->gk", *pair) for pair in ((x_r, p.w_r), (x_k, p.w_k), (x_v, p.w_v)))
+        d = p.b_decay + torch.einsum("i,igk->gk", torch.tanh(x_w @ p.w_decay_in), p.w_decay_out)
+        w = torch.exp(-torch.exp(d))
+        write = k[:, :, None] * v[:, None, :]
+        wkv = (r[:, :, None] * (state + p.u[:, :, None] * write)).sum(1)
+        state, before = w[:, :, None] * state + write, x_t
+        normed = group_norm(wkv.reshape(1, -1), G, p.norm.scale.flatten(), p.norm.bias.flatten(), eps=64e-5)[0]
+        outputs.append((silu(x_g @ p.w_gate.flatten(1)) * normed) @ p.w_o.flatten(0, 1))
+    return torch.stack(outputs)
+
+
+@settings(max_examples=3)
+@given(seed=seeds)
+def test_the_mixer_and_its_gradients_are_pytorchs_written_out(seed):
+    x = np.random.default_rng(seed).standard_normal((LONG, D))
+    assert_same_mixer(MIXER, torch_mixer, drawn_params(MIXER, D, seed), x, seed)
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():
-    assert_lawful(rwkv6_mixer(g=2, k=3, v=4), 5, documents=False)
+    assert_lawful(MIXER, D, documents=False)
 
 
 def test_each_head_of_the_mixer_is_normalised_by_itself():
     """What one head writes, however loud, leaves what the other adds to the output as it was."""
-    mixer = rwkv6_mixer(g=2, k=3, v=4)
-    params = drawn_params(mixer, 5)
+    params = drawn_params(MIXER, D)
     params = params._replace(w_o=params.w_o.at[0].set(0.0))
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 5)))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, D)))
     louder = params._replace(w_v=params.w_v.at[:, 0].multiply(100.0))
-    assert_close(mixer.apply(louder, x, Tokens.arange(6)), mixer.apply(params, x, Tokens.arange(6)), FORMULA)
+    assert_close(MIXER.apply(louder, x, Tokens.arange(6)), MIXER.apply(params, x, Tokens.arange(6)), FORMULA)
 
 
 def test_a_shifted_mixer_reads_each_token_beside_the_last_real_one_before_it():

@@ -3,8 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from minilm.shapes import Tokens
 from tests.tolerances import FORMULA, assert_close
+
+
+def assert_same_mixer(mixer, theirs, params, x, seed):
+    """That a mixer reads one sequence `(t, d)` as `theirs(params, x)` does, with every gradient."""
+    apply = jax.jit(mixer.apply)
+    assert_same_with_gradients(lambda params, x: apply(params, x, Tokens.arange(len(x))), theirs, (params, x), seed)
 
 
 def assert_same_with_gradients(ours, theirs, inputs, seed):
@@ -15,17 +23,18 @@ def assert_same_with_gradients(ours, theirs, inputs, seed):
       inputs: a sequence of float64 arrays, or of trees of them.
       seed: of the gradient of the result, from which both go back.
     """
-    import torch
-
-    tensors = jax.tree.map(lambda x: torch.tensor(x, requires_grad=True), inputs)
+    torch = pytest.importorskip("torch")
+    tensors = jax.tree.map(lambda x: torch.tensor(np.asarray(x), requires_grad=True), inputs)
+    leaves, structure = jax.tree.flatten(tensors)
     expected = theirs(*tensors)
     d_out = np.random.default_rng([seed, 1]).standard_normal(expected.shape)
-    expected.backward(torch.tensor(d_out))
+    # Of what is not trained, or not used, it is 0.
+    expected_gradients = torch.autograd.grad(expected, leaves, torch.tensor(d_out), materialize_grads=True)
     out, vjp = jax.vjp(ours, *jax.tree.map(jnp.asarray, inputs))
     assert_close(out, expected.detach().numpy(), FORMULA)
-    gradients = vjp(jnp.asarray(d_out))
-    for place, (gradient, x) in enumerate(zip(gradients, tensors, strict=True)):
-        assert_close(gradient, jax.tree.map(lambda x: x.grad.numpy(), x), FORMULA, what=f"gradient of input {place}")
+    pairs = zip(vjp(jnp.asarray(d_out)), structure.unflatten(x.numpy() for x in expected_gradients), strict=True)
+    for place, (gradient, expected) in enumerate(pairs):
+        assert_close(gradient, expected, FORMULA, what=f"gradient of input {place}")
 
 
 def attention(q, k, v, mask, bias):

@@ -1,0 +1,61 @@
+"""Recurrences of inputs in sixteen bits: states and sums are in float32, and only what is read out is rounded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minilm.layers.linear_attention import decay, delta, gated, linear, rwkv
+from tests.tolerances import LAYER, assert_close
+
+G, T, K, V = 2, 5, 3, 4
+BY_HEAD, BY_KEY = (G, T), (G, T, K)
+# What each takes behind q, k and v: a log-decay is negative, β between 0 and 1, and RWKV's bonus has no tokens.
+FORMS = {
+    "decay": (decay, {"log_decay": BY_HEAD}, {"chunk": 2}),
+    "gated": (gated, {"log_decay": BY_KEY}, {"chunk": 2}),
+    "delta": (delta, {"beta": BY_HEAD, "log_decay": BY_HEAD}, {"chunk": 2}),
+    "rwkv6": (rwkv, {"log_decay": BY_KEY, "u": (G, K)}, {"chunk": 2}),
+}
+
+
+def inputs(more):
+    """Inputs that have sixteen bits, and a state that has 32."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.standard_normal(shape) for shape in ((G, T, K), (G, T, K), (G, T, V))]
+    special = {"log_decay": lambda x: -np.exp(x), "beta": lambda x: 1 / (1 + np.exp(-x)), "u": lambda x: x}
+    drawn += [special[name](rng.standard_normal(shape)) for name, shape in more.items()]
+    state = jnp.asarray(rng.standard_normal((G, K, V)), jnp.float32)
+    return state, [jnp.asarray(x, jnp.bfloat16) for x in drawn]
+
+
+def assert_only_the_output_is_rounded(function, state, given):
+    wide = [x.astype(jnp.float32) for x in given]
+    states, outputs = zip(*(function(*state, *each) for each in (given, wide)), strict=True)
+    assert outputs[0].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(outputs[0], outputs[1].astype(jnp.bfloat16))
+    assert {after.dtype for after in jax.tree.leaves(states)} <= {jnp.dtype(jnp.float32)}
+    assert_close(states[0], states[1], LAYER, jnp.float32)
+
+
+def alone(function):
+    """A form without a state, as one that has none to give back."""
+    return lambda *given: ((), function(*given))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_states_and_sums_are_in_float32(name):
+    module, more, chunk = FORMS[name]
+    step, parallel, chunked = (getattr(module, f"{name}_{form}") for form in ("step", "parallel", "chunked"))
+    state, given = inputs(more)
+    first = [x[:, 0] if x.shape[:2] == (G, T) else x for x in given]
+    assert_only_the_output_is_rounded(step, [state], first)
+    assert_only_the_output_is_rounded(alone(parallel), [], given)
+    assert_only_the_output_is_rounded(lambda *each: chunked(*each, **chunk), [state], given)
+
+
+def test_a_normaliser_is_summed_in_float32_too():
+    state, (q, k, v) = inputs({})
+    state = jnp.abs(jnp.concatenate([state, state[..., :1]], -1))
+    given = jnp.abs(q), jnp.abs(k), v
+    assert_only_the_output_is_rounded(lambda *each: linear.linear_attention(*each, chunk=2), [state], given)

@@ -44,6 +44,7 @@ TESTS = {
     "block_selection": ["selection"],
     "attention.gated": ["gated_output"],
     "decay": ["state_precision"],
+    "feature_maps": ["state_precision"],
     "delta": ["state_precision"],
     "rwkv": ["state_precision"],
     "linear_attention.gated": ["gated_linear", "state_precision"],

@@ -14,6 +14,7 @@ from minilm.layers.linear_attention.feature_maps import taylor_features
 from minilm.layers.linear_attention.linear import based_mixer, linear_attention, linear_mixer, performer_mixer
 from minilm.layers.linear_attention.mamba import init_mamba2, mamba2_mixer
 from minilm.layers.linear_attention.retention import retention_decays, retention_mixer
+from minilm.reference.linear_attention import linear as reference
 from minilm.reference.linear_attention import retention as retention_reference
 from minilm.shapes import Tokens
 from tests.mixers import assert_lawful, drawn_params
@@ -111,7 +112,21 @@ def test_a_query_without_a_key_gets_nothing_and_a_finite_gradient():
     o, pullback = jax.vjp(from_nothing, jnp.exp(q), k, v)
     assert not o[:, :3].any()
     assert o[:, 3:].all()
-    assert all(np.isfinite(leaf).all() for leaf in pullback(jnp.ones_like(o)))
+    gradients = pullback(jnp.ones_like(o))
+    assert all(np.isfinite(leaf).all() for leaf in gradients)
+    (_, by_hand), saved = reference.linear_attention(np.zeros((G, K, V + 1)), np.exp(q), np.asarray(k), np.asarray(v))
+    _, *d_by_hand = reference.linear_attention_backward(saved, (np.zeros((G, K, V + 1)), np.ones(o.shape)))
+    assert_close((o, gradients), (by_hand, tuple(d_by_hand)), FORMULA)
+
+
+def test_mixers_are_made_of_the_heads_that_they_are_told_and_based_of_narrow_ones():
+    told = linear_mixer(g=G, k=K, v=V), performer_mixer(g=G, k=K, v=V, m=6), based_mixer(g=G, v=V)
+    for mixer, k, features in zip(told, (K, K, 16), (K, 6, 1 + 16 + 16**2), strict=True):
+        params = mixer.init(jax.random.key(0), D)
+        heads = getattr(params, "heads", params)
+        assert (heads.w_k.shape, heads.w_v.shape) == ((D, G, k), (D, G, V))
+        assert mixer.init_state(params, T).shape == (G, features, V + 1)
+    assert performer_mixer(g=G, k=K, v=V).init(jax.random.key(0), D).projection.shape == (6, K), "⌈4 ln 4⌉"
 
 
 def test_performers_directions_are_drawn_and_stay_as_they_are():

@@ -135,6 +135,13 @@ def test_merging_is_commutative_and_associative_and_what_saw_nothing_is_neutral(
     jax.tree.map(np.testing.assert_array_equal, merge(*nothing, *nothing), nothing)
 
 
+def test_where_neither_part_sees_anything_their_sum_sees_nothing_by_hand_too():
+    nothing = np.zeros((G, R, T, V)), np.full((G, R, T), -np.inf)
+    for o, lse in (merge(*nothing, *nothing), by_hand.merge(*nothing, *nothing)[0]):
+        assert not np.any(o)
+        assert np.isneginf(lse).all()
+
+
 def test_merging_of_large_sums_of_either_sign_neither_overflows_nor_forgets():
     o, o_2 = jnp.full((1, 1, 1, 1), 4.0), jnp.full((1, 1, 1, 1), 8.0)
     for far in (1e4, -1e4):

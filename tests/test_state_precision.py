@@ -1,11 +1,14 @@
 """Recurrences of inputs in sixteen bits: states and sums are in float32, and only what is read out is rounded."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from minilm.layers.linear_attention import decay, delta, gated, linear, rwkv
+from minilm.layers.linear_attention.feature_maps import random_features, taylor_features
 from tests.tolerances import LAYER, assert_close
 
 G, T, K, V = 2, 5, 3, 4
@@ -52,6 +55,14 @@ def test_states_and_sums_are_in_float32(name):
     assert_only_the_output_is_rounded(step, [state], first)
     assert_only_the_output_is_rounded(alone(parallel), [], given)
     assert_only_the_output_is_rounded(lambda *each: chunked(*each, **chunk), [state], given)
+
+
+def test_features_are_computed_in_float32():
+    x, projection = inputs({})[1][0], jnp.asarray(np.random.default_rng(1).standard_normal((7, K)), jnp.float32)
+    for feature_map in (taylor_features, partial(random_features, projection)):
+        rounded, wide = feature_map(x), feature_map(x.astype(jnp.float32))
+        assert (rounded.dtype, wide.dtype) == (jnp.bfloat16, jnp.float32)
+        np.testing.assert_array_equal(rounded, wide.astype(jnp.bfloat16))
 
 
 def test_a_normaliser_is_summed_in_float32_too():

@@ -45,8 +45,8 @@ def linear_attention(
       v: `(g, t, v)`.
       chunk: tokens that `decay_chunked` takes at once.
     Returns:
-      `(state, o)`: the state after the last token, and o `(g, t, v)` in v's dtype. A query without a single key (whose
-      features, or those of all keys so far, are zero) gets 0.
+      `(state, o)`: the state after the last token, and o `(g, t, v)` in v's dtype. A query whose weights add up to
+      zero (without a single key, or with features that are zero) gets 0, and gives no gradient.
 
     Reference: `minilm.reference.linear_attention.linear.linear_attention`. Paper: arXiv:2006.16236.
 
@@ -57,7 +57,7 @@ def linear_attention(
     v_and_1 = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1).astype(state.dtype)
     state, o = decay_chunked(state, q, k, v_and_1, jnp.zeros(q.shape[:2], state.dtype), chunk=chunk)
     total = o[..., -1:]
-    return state, (o[..., :-1] / jnp.where(total == 0, 1, total)).astype(v.dtype)
+    return state, jnp.where(total == 0, 0, o[..., :-1] / jnp.where(total == 0, 1, total)).astype(v.dtype)
 
 
 class PerformerParams(NamedTuple):

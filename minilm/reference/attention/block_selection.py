@@ -1,6 +1,5 @@
 """Blocks chosen one query at a time, in Python's own order of numbers."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np

@@ -298,19 +298,18 @@ def nowhere(d, heads):
 
 def test_what_is_no_number_by_its_own_definition_either_gets_no_time(measured, tmp_path):
     own, out = mixer(f"{__name__}:nowhere", 8, 2), tmp_path / "rows.jsonl"
-    for rows in (
-        measured(own, modes=["fwd", "fwdbwd", "prefill"], out=out),
-        decode.measured([decode.stepping(own)], asked()),
-    ):
+    decoded = decode.measured([decode.stepping(own)], asked(out=tmp_path / "decoded.jsonl"))
+    assert len(record.read(tmp_path / "decoded.jsonl")) == 1
+    for rows in (measured(own, modes=["fwd", "fwdbwd", "prefill"], out=out), decoded):
         for row in rows:
             assert (row["status"], "time" in row) == ("wrong", False), row
-            assert "the definition itself is not finite" in row["reason"]
+            assert "the definition itself is not finite in this precision" in row["reason"]
     assert [row["check"]["laws"]["normal"]["error"] for row in record.read(out)] == [None] * 3
     assert "Infinity" not in out.read_text(), "which is no JSON"
     assert views.figures(record.read(out)[0])["error"] == "∞ / ∞"
 
 
-def test_what_was_measured_before_a_run_was_ended_is_written(measured, tmp_path, monkeypatch):
+def test_what_was_measured_before_a_run_was_ended_is_written_beside(measured, tmp_path, monkeypatch, capsys):
     asked_for, settled = [], protocol.settled_times
 
     def ended(runs, **how):
@@ -320,6 +319,13 @@ def test_what_was_measured_before_a_run_was_ended_is_written(measured, tmp_path,
         return settled(runs, **how)
 
     monkeypatch.setattr(protocol, "settled_times", ended)
+    core, out, part = cores.make("dense", HEADS, WIDTH), tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.part"
+    for file, text in ((part, ""), (out, "of an earlier run")):
+        file.write_text(text)
     with pytest.raises(KeyboardInterrupt):
-        measured(cores.make("dense", HEADS, WIDTH), lengths=[T, 2 * T], out=tmp_path / "rows.jsonl")
-    assert [row["sizes"]["length"] for row in record.read(tmp_path / "rows.jsonl")] == [T]
+        measured(core, lengths=[T, 2 * T], out=out)
+    assert [row["sizes"]["length"] for row in record.read(part)] == [T]
+    assert f"What was measured is in {part}." in capsys.readouterr().err
+    assert out.read_text() == "of an earlier run"
+    measured(core, lengths=[T, 2 * T], out=out)
+    assert [row["sizes"]["length"] for row in record.read(out)] == [T, 2 * T]

@@ -51,6 +51,7 @@ REFUSED = {
     "no number above 0: nan": {"time": ROWS[0]["time"] | {"median": float("nan")}},
     "no number above 0: 1.0, 0.0": {"time": ROWS[0]["time"] | {"median": 1.0, "p20": 0.0}},
     "has a time, and did not pass its check": {"check": ROWS[0]["check"] | {"passed": False}},
+    "has a time, and did not pass its check: measure": {"check": {"passed": True, "long": {"passed": False}}},
     "has schema 99, and this program reads 1": {"schema": 99},
 }
 
@@ -92,15 +93,23 @@ def test_nothing_is_measured_whose_file_would_be_a_folder(tmp_path, monkeypatch,
         assert "is a folder: name a file" in capsys.readouterr().err
 
 
-def test_nothing_is_measured_whose_file_could_not_be_written_and_what_is_there_stays_till_then(
-    tmp_path, monkeypatch, capsys
-):
+@pytest.mark.parametrize("name", ["ops", "decode"])
+def test_nothing_is_measured_whose_file_could_not_be_written(name, tmp_path, monkeypatch, capsys):
     file = tmp_path / "rows.jsonl"
     record.write(file, ROWS)
+    assert bench(monkeypatch, name, "--out", file / "rows.jsonl") == 2
+    assert f"cannot be written: {file} is no folder" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    assert bench(monkeypatch, name, "--out", tmp_path / "new" / "rows.jsonl") == 2
+    assert f"cannot be written: {tmp_path} may only be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl", "new.jsonl", "new/folder/rows.jsonl", "link.jsonl"])
+def test_a_command_that_measures_nothing_leaves_everything_as_it_was(out, tmp_path, monkeypatch):
+    record.write(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
+    before = sorted(tmp_path.iterdir())
     for name in ("ops", "decode"):
-        assert bench(monkeypatch, name, "--out", file / "rows.jsonl") == 2
-        assert "cannot be written: Not a directory" in capsys.readouterr().err
-        assert bench(monkeypatch, name, "--variants", "chess", "--out", file) == 2
-        assert bench(monkeypatch, name, "--variants", "chess", "--out", tmp_path / "new.jsonl") == 2
-    assert record.read(file) == ROWS
-    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+        assert bench(monkeypatch, name, "--variants", "chess", "--out", tmp_path / out) == 2
+    assert sorted(tmp_path.iterdir()) == before
+    assert record.read(tmp_path / "rows.jsonl") == ROWS

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks import measure
 from benchmarks.attention import __main__ as command
@@ -236,7 +237,9 @@ def test_views_hold_every_variant_and_draw_what_there_is():
     assert "unsupported: Not here." in text
     assert "ranks nothing" in text
     assert "mha reaches 25% of the answers: 0.400 at best." in text
-    assert "by processor: a made-up one (2; 2026-01-01 to 2026-01-02); beside a load of up to 1.5." in text
+    assert "learnt on a made-up one, 2026-01-01 to 2026-01-02, 2 cells, at a load of the machine of up to 1.5." in text
+    unknown = [row("mha", 1, 0, 0.5, environment={"cpu": "another", "date": "2026-01-01", "load": None})]
+    assert "2026-01-01, 1 cells, at a load of the machine of up to 0.0." in quality_views.table(unknown)
     drawn = quality_plots.plots(rows, [])
     assert list(drawn) == ["accuracy_by_state"]
     (sentence,) = quality_plots.missing(rows, drawn, "none")
@@ -245,12 +248,26 @@ def test_views_hold_every_variant_and_draw_what_there_is():
 
 def test_what_is_ranked_is_drawn_alone_where_there_is_some(monkeypatch):
     drawn = []
-    monkeypatch.setattr(quality_plots, "_recall", lambda records, names: drawn.append(names))
+    monkeypatch.setattr(
+        quality_plots, "_recall", lambda records, _: drawn.append([r["row"]["variant"] for r in records])
+    )
     few = [row("nope", 1, 0, 0.5, steps=9)]
     many = [row("mha", rate, seed, 0.5) for rate in (1, 2, 3) for seed in range(3)]
     for rows in (few, many, few + many, few + many[:-3]):
         quality_plots.plots(rows, [])
-    assert drawn == [["nope"], ["mha"], ["mha"], ["mha", "nope"]]
+    assert drawn == [["nope"], ["mha"], ["mha"], ["nope", "mha"]]
+    text = row("linear", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None, within_reach=None)
+    monkeypatch.setattr(quality_plots, "decode_times", lambda rows: {"linear": 2.5})
+    assert "bits_by_decode_time" in quality_plots.plots([*many, text], []), "which are ranked by themselves"
+
+
+def test_a_cross_stands_where_it_is_hardest():
+    axes = Figure().subplots()
+    records = quality_views.best([row("mha", 1, seed, 0.9, transfer={"T9": 0.5, "T99": seed / 4}) for seed in (0, 1)])
+    assert quality_plots._farthest(axes, records, ["mha"]) == "T99"
+    (line,) = axes.lines
+    assert ([*line.get_xdata()], [*line.get_ydata()]) == ([7], [0.125])
+    assert quality_plots._farthest(axes, quality_views.best([row("mha", 1, 0, 0.9, transfer={})]), ["mha"]) == ""
 
 
 def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known():

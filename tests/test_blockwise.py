@@ -112,9 +112,13 @@ class Steps:
         return self.table[self.step[jnp.clip(query.position[:, None] - key.position, 0, 4)]]
 
 
+STEPS = Steps(jnp.array([0.3, -0.7, 1.1]), jnp.array([0, 1, 1, 2, 0]))
+
+
 def test_a_bias_may_hold_integers_which_have_no_gradient():
-    bias = Steps(jnp.array([0.3, -0.7, 1.1]), jnp.array([0, 1, 1, 2, 0]))
-    (tiled, (*d_tiled, d_bias)), (dense, (*d_dense, d_same)) = pair(Causal(), bias, jax.random.key(7), 7, shuffled=True)
+    (tiled, (*d_tiled, d_bias)), (dense, (*d_dense, d_same)) = pair(
+        Causal(), STEPS, jax.random.key(7), 7, shuffled=True
+    )
     assert_close((tiled, d_tiled, d_bias.table), (dense, d_dense, d_same.table), FORMULA)
     assert d_bias.step.dtype == d_same.step.dtype == jax.dtypes.float0
 

@@ -67,6 +67,11 @@ def test_random_directions_are_orthogonal_in_blocks_and_as_long_as_normal_vector
     assert np.abs(np.cov(projection.T) - np.eye(K)).max() < SAMPLING
 
 
+def test_every_direction_has_a_length_of_its_own():
+    lengths = jnp.linalg.norm(init_random_features(jax.random.key(0), 2 * K, K, dtype=jnp.float64), axis=-1)
+    assert len({*lengths.round(6).tolist()}) == 2 * K
+
+
 @few
 @given(key=keys(), seed=seeds)
 def test_a_common_factor_of_all_keys_cancels_and_one_of_each_key_does_not(key, seed):

@@ -17,9 +17,9 @@ from minilm.config import OptimizerConfig
 from minilm.layers.linear import matmul
 from minilm.optimizers import make_optimizer, schedule
 from minilm.reference import optimizers as reference
-from minilm.training import EarlyStopping, in_precision, init_state, make_evaluate, make_step
+from minilm.training import EarlyStopping, gradient_of_parts, in_precision, init_state, make_evaluate, make_step
 from tests.strategies import seeds
-from tests.tolerances import LAYER, MODEL, assert_close
+from tests.tolerances import FORMULA, LAYER, MODEL, assert_close
 
 STEPS = 7
 CONFIG = OptimizerConfig(warmup_steps=2, learning_rate=0.05)
@@ -142,6 +142,21 @@ def test_only_fields_named_w_decay():
     assert_close(after.w_out, (1 - 0.5 * 0.25) * before.w_out, LAYER)
     assert (after.b == before.b).all()
     assert (after.embedding == before.embedding).all()
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_parts_of_a_batch_add_up_uncompiled_too(parts):
+    """As who looks for a bug runs them."""
+    weights = jnp.arange(1.0, 1 + 2 * parts).reshape(parts, 2)
+    batch, keys = Batch(weights, weights, weights), jax.random.split(jax.random.key(0), parts)
+
+    def loss(params, batch, key):
+        return params * (batch.weights * batch.x).sum() / batch.weights.sum(), None
+
+    slope = (weights**2).sum() / weights.sum()
+    with jax.disable_jit():
+        found = gradient_of_parts(loss, jnp.array(2.0), batch, keys)
+    assert_close(found, (2 * slope, slope), FORMULA)
 
 
 def test_a_learning_rate_of_zero_keeps_every_bit():

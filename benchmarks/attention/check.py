@@ -4,7 +4,8 @@ Inputs are rounded to the precision under test first, so that the error is the c
 largest difference, as a share of the largest number that was expected; of several results the worst counts. It may be
 twice the definition's, and beyond that 4 units of rounding of the precision under test, to which numbers are rounded on
 their way, and 64 of float32, in which sums are taken. (The gradient of a chunked delta rule, which solves a triangular
-system, needs 50 of these.) No time is taken of what is wrong, nor where the definition itself is not finite.
+system, needs 50 of these.) No time is taken of what is wrong, nor where the definition itself is not finite
+in the precision under test.
 
 All results of a few hundred tokens are compared. Of more, and then under the first law alone, it is those of one token
 in 64 or of 32 in all, each by its own scale, and all gradients of these, from the very program whose time is taken.
@@ -156,7 +157,7 @@ def judged(errors: dict, where: str) -> dict:
     """Whether they passed, and a sentence if not."""
     error, allowed = errors["error"], errors["allowed"]
     if not math.isfinite(allowed):
-        return {"passed": False, "reason": f"{where}, the definition itself is not finite, so that nothing is known"}
+        return {"passed": False, "reason": f"{where}, the definition itself is not finite in this precision"}
     if error <= allowed:
         return {"passed": True, "reason": None}
     reason = f"{where}, {errors['where']} is off by {error:.2g} of its scale, where {allowed:.2g} is allowed"

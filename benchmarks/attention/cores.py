@@ -61,6 +61,8 @@ def make(text: str, heads: int, width: int) -> Candidate:
         if key not in known:
             given = f"give name=number, of {', '.join(known)}" if known else "it takes none"
             raise UsageError(f"The core {name} has no option {part!r}: {given}.")
+        if key in options:
+            raise UsageError(f"{text} gives the option {key} twice: give it once.")
         options[key] = int(value)
         least = min(known[key], 1)
         if not least <= options[key] < 2**31:

@@ -73,7 +73,15 @@ def stepping(candidate: Candidate) -> Candidate:
 
 def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, context and dtype. Candidates of one context are timed in turn."""
-    timer, rows, verdicts = protocol.timer(chosen.accelerator), [], {}
+    with record.written(chosen.out) as rows:
+        for row in _measured(candidates, chosen):
+            rows.append(row)
+            views.progress(row)
+    return rows
+
+
+def _measured(candidates, chosen):
+    timer, verdicts = protocol.timer(chosen.accelerator), {}
     peak = None if chosen.accelerator else cost.peak(timer.clock)
     share = chosen.budget / (len(chosen.dtype) * len(chosen.contexts))
     for dtype in chosen.dtype:
@@ -91,11 +99,7 @@ def measured(candidates, chosen) -> list[dict]:
             for name, (candidate, found) in prepared.items():
                 found = found | failed.get(name, {})
                 figures = _figures(found, times.get(name), timer.name, batch, peak)
-                rows.append(record.row("decode", where, candidate, mode="decode", sizes=sizes, dtype=dtype, **figures))
-                views.progress(rows[-1])
-            if chosen.out:
-                record.write(chosen.out, rows)
-    return rows
+                yield record.row("decode", where, candidate, mode="decode", sizes=sizes, dtype=dtype, **figures)
 
 
 def _prepared(candidate, dtype, context, batch, verdicts):

@@ -63,9 +63,17 @@ def chosen_candidates(chosen) -> list[Candidate]:
 
 def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, length, mode and dtype; rows that differ in the candidate alone are timed in turn."""
+    with record.written(chosen.out) as rows:
+        for row in _measured(candidates, chosen):
+            rows.append(row)
+            views.progress(row)
+    return rows
+
+
+def _measured(candidates, chosen):
     import jax
 
-    timer, rows, verdicts = protocol.timer(chosen.accelerator), [], {}
+    timer, verdicts = protocol.timer(chosen.accelerator), {}
     platform, peak = jax.default_backend(), None if chosen.accelerator else cost.peak(timer.clock)
     groups = [(t, mode, dtype) for dtype in chosen.dtype for mode in chosen.modes for t in chosen.lengths]
     share = chosen.budget / len(groups)
@@ -85,11 +93,7 @@ def measured(candidates, chosen) -> list[dict]:
         times, failed = protocol.settled_times(runs, seconds=share, timer=timer)
         for key, (head, found) in prepared.items():
             found = found | failed.get(key, {})
-            rows.append(_row(head, found, times.get(key), timer.name, peak))
-            views.progress(rows[-1])
-        if chosen.out:  # what is measured outlives whoever ends the rest, or reads no further
-            record.write(chosen.out, rows)
-    return rows
+            yield _row(head, found, times.get(key), timer.name, peak)
 
 
 def _prepared(candidate, spec, length, verdicts, most):

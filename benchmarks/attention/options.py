@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 import shlex
 from pathlib import Path
@@ -151,19 +152,15 @@ def positive(text: str) -> int:
 
 
 def file(text: str) -> str:
-    """Where something is to be written, which is tried before anything is measured."""
+    """Where something is to be written: that it may be is asked before anything is measured."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder: name a file")
-    new = not path.exists()
-    try:
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True)
-        path.open("a").close()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error.strerror}") from None
-    if new:
-        path.unlink()
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if there != path and not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {there} may only be read")
     return text
 
 

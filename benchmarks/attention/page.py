@@ -68,10 +68,10 @@ def _where(rows):
     return text
 
 
-def _missing(names, what: str) -> list[str]:
-    """A sentence on the variants that are not among those measured; none where all are."""
-    left = [name for name in VARIANTS if name not in {name.partition(":")[0] for name in names}]
-    return [f"Not {what} so far: {', '.join(left)}."] if left else []
+def _share(names, what: str) -> str:
+    """How many variants of the table are among those measured."""
+    found = VARIANTS.keys() & {name.partition(":")[0] for name in names}
+    return f"{len(found)} of the {len(VARIANTS)} variants were {what}."
 
 
 def _sections(rows, quality, pictures):
@@ -93,11 +93,13 @@ def _sections(rows, quality, pictures):
             title += f", on {device}" if len(devices) > 1 else ""
             grown, passed = views.growth(mine), views.crossovers(mine)
             blocks = [views.markdown(mine), *("\n".join(f"* {line}" for line in lines) for lines in (grown, passed))]
-            of_modes = [(mode, [row["candidate"] for row in mine if row["mode"] == mode]) for mode in MEASURED]
-            lacking = [_missing(names, MEASURED[mode]) for mode, names in of_modes if names and kind == "mixer"]
-            yield title, [*filter(None, blocks), *itertools.chain(*lacking)]
+            timed = [row for row in mine if "time" in row and kind == "mixer"]
+            of_modes = {mode: [row["candidate"] for row in timed if row["mode"] == mode] for mode in MEASURED}
+            shares = [_share(names, MEASURED[mode]) for mode, names in of_modes.items() if names]
+            yield title, [*filter(None, blocks), *filter(None, [" ".join(shares)])]
     if quality:
-        lacking = _missing([row["variant"] for row in quality], "asked what it recalls")
-        yield "Quality: what is recalled", [*quality_views.table(quality).split("\n\n"), *lacking]
+        recalled = [row["variant"] for row in quality if row.get("accuracy") is not None]
+        share = [_share(recalled, "asked what they recall")] if recalled else []
+        yield "Quality: what is recalled", [*quality_views.table(quality).split("\n\n"), *share]
     columns = [f"* **{name}**: {about}" for name, about in views.COLUMNS.items() if about]
     yield "What the figures mean", ["\n".join(columns), inspect.getdoc(cost).split("\n\n", 1)[1]]

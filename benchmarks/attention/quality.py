@@ -126,7 +126,9 @@ def cells(arguments) -> list:
     preset, given = PRESETS[arguments.preset], vars(arguments)
     wanted = {field.name: given[field.name] for field in fields(preset) if given[field.name] is not None}
     if "variants" in wanted:
-        wanted["variants"] = [name for names in wanted["variants"] for name in names]
+        wanted["variants"] = dict.fromkeys(name for names in wanted["variants"] for name in names)
+        if not wanted["variants"]:
+            raise UsageError("There is nothing to measure: name a variant, of those that `list` shows.")
     preset = replace(preset, **wanted)
     variants.table.read(arguments.like)  # which refuses what it does not know
     steps = {} if arguments.steps is None else {"steps": arguments.steps}

@@ -15,13 +15,18 @@ DECODED_AT = 4096  # the context at which the time of a token is read
 def plots(rows: list[dict], measured: list[dict]) -> dict[str, bytes]:
     """Name -> PNG, of each for which there are rows; `measured` holds those of `decode`, among others."""
     records = [record for record in quality_views.best(rows) if record["seeds"]]
-    records = [record for record in records if quality_views.ranks(record)] or records
-    recalled = [record for record in records if record["row"]["accuracy"] is not None]
+    recalled = _ranked([record for record in records if record["row"]["accuracy"] is not None])
     times = decode_times(measured)
-    timed = [record for record in records if record not in recalled and record["row"]["variant"] in times]
+    texts = [record for record in records if record["row"]["accuracy"] is None and record["row"]["variant"] in times]
+    timed = _ranked(texts)
     names = sorted({record["row"]["variant"] for record in records})
     drawn = {"accuracy_by_state": _recall(recalled, names)} if recalled else {}
     return drawn | ({"bits_by_decode_time": _texts(timed, names, times)} if timed else {})
+
+
+def _ranked(records):
+    """Those that may be ranked, or all where none may."""
+    return [record for record in records if quality_views.ranks(record)] or records
 
 
 def missing(rows: list[dict], drawn: dict[str, bytes], where: str) -> list[str]:

@@ -128,9 +128,10 @@ def _where(cells):
     days, found = defaultdict(list), [cell["environment"] for cell in cells if cell["environment"].get("cpu")]
     for environment in found:
         days[environment["cpu"].strip()].append(environment["date"])
-    places = [f"{cpu} ({len(all_)}; {' to '.join(sorted({min(all_), max(all_)}))})" for cpu, all_ in days.items()]
-    most = max((environment["load"] for environment in found), default=0)
-    return f"Cells shown, by processor: {', '.join(places)}; beside a load of up to {most:.1f}." if found else ""
+    spans = {cpu: " to ".join(sorted({min(some), max(some)})) for cpu, some in days.items()}
+    places = "; ".join(f"{cpu}, {spans[cpu]}, {len(some)} cells" for cpu, some in days.items())
+    most = max((environment["load"] or 0.0 for environment in found), default=0.0)
+    return f"Shown is what was learnt on {places}, at a load of the machine of up to {most:.1f}." if found else ""
 
 
 def commands(rows: list[dict]) -> list[str]:

@@ -15,6 +15,7 @@
 A row that is not ok has no `time`. Rows of `quality` are of a form of their own, which is read here and passed on.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -101,7 +102,28 @@ def write(path, rows: list[dict]) -> None:
     Path(path).write_text("".join(json.dumps(_finite(row), separators=(",", ":")) + "\n" for row in rows))
 
 
+@contextlib.contextmanager
+def written(path):
+    """Rows for a run to fill, written when all are there: whoever reads what is printed may leave before its end.
+
+    What a run that is ended had measured is written beside, as `FILE.part`.
+    """
+    rows = []
+    try:
+        yield rows
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if path and rows:
+                write(f"{path}.part", rows)
+                print(f"What was measured is in {path}.part.", file=sys.stderr)
+        raise
+    if path:
+        write(path, rows)
+
+
 def _finite(value):
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -145,12 +167,19 @@ def _parsed(path, number, line):
     missing = [place.rstrip("?") for place in _needed(found) if not _holds(found, place)]
     if missing:
         raise UsageError(f"Line {number} of {path} is no measurement: it lacks {', '.join(missing)}.")
-    if "time" in found and not (found["status"] == "ok" and found["check"]["passed"] is True):
+    if found["mode"] == "quality" or "time" not in found:
+        return found
+    if found["status"] != "ok" or not all(check["passed"] is True for check in _checks(found["check"])):
         raise UsageError(f"Line {number} of {path} has a time, and did not pass its check: measure it anew.")
-    times = [found["time"][name] for name in TIMES if name in found.get("time", {})]
+    times = [found["time"][name] for name in TIMES if name in found["time"]]
     if not all(0 < time < math.inf for time in times):
         raise UsageError(f"Line {number} of {path} has a time that is no number above 0: {', '.join(map(str, times))}.")
     return found
+
+
+def _checks(check):
+    """Of all tokens of a short sequence, and where there was one of some of a long one."""
+    return [check, *([check["long"]] if check.get("long") else [])]
 
 
 def _needed(row) -> list[str]:

@@ -159,7 +159,7 @@ def _converted(key, value, default):
     if key in EXTENTS and converted < 1:
         raise ValueError(f"The option {key} is {value}, and must be at least 1.")
     if key in SCALES and not 0 < converted < math.inf:
-        raise ValueError(f"The option {key} is {value}, and must be a number above 0.")
+        raise ValueError(f"The option {key} is {value}, and must be a finite number above 0.")
     if isinstance(converted, int) and abs(converted) >= 2**31:
         raise ValueError(f"The option {key} is {value}, and must be below {2**31}.")
     return converted

@@ -239,7 +239,7 @@ def test_views_hold_every_variant_and_draw_what_there_is():
     assert "mha reaches 25% of the answers: 0.400 at best." in text
     assert "learnt on a made-up one, 2026-01-01 to 2026-01-02, 2 cells, at a load of the machine of up to 1.5." in text
     unknown = [row("mha", 1, 0, 0.5, environment={"cpu": "another", "date": "2026-01-01", "load": None})]
-    assert "2026-01-01, 1 cells, at a load of the machine of up to 0.0." in quality_views.table(unknown)
+    assert "2026-01-01, 1 cell, at a load of the machine of up to 0.0." in quality_views.table(unknown)
     drawn = quality_plots.plots(rows, [])
     assert list(drawn) == ["accuracy_by_state"]
     (sentence,) = quality_plots.missing(rows, drawn, "none")

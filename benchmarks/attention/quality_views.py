@@ -129,7 +129,7 @@ def _where(cells):
     for environment in found:
         days[environment["cpu"].strip()].append(environment["date"])
     spans = {cpu: " to ".join(sorted({min(some), max(some)})) for cpu, some in days.items()}
-    places = "; ".join(f"{cpu}, {spans[cpu]}, {len(some)} cells" for cpu, some in days.items())
+    places = "; ".join(f"{cpu}, {spans[cpu]}, {len(some)} cell{'s' * (len(some) > 1)}" for cpu, some in days.items())
     most = max((environment["load"] or 0.0 for environment in found), default=0.0)
     return f"Shown is what was learnt on {places}, at a load of the machine of up to {most:.1f}." if found else ""
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from minilm import laws
 from minilm.shapes import Mixer, Tokens
@@ -19,6 +20,11 @@ from tests.tolerances import DIFFERENCE, FORMULA, LAYER, assert_close
 T = 11  # tokens of a text, of a chunk, and of a cache
 LOUD = 1e3
 STEP = 1e-5
+
+
+def slow(*values):
+    """Parameters of a test, each of them a program more, that are asked among the slow proofs."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 class Subject(NamedTuple):

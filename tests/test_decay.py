@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from minilm.layers.linear_attention.decay import decay_chunked, decay_matrix, decay_parallel, decay_step
 from minilm.layers.linear_attention.loop import loop
+from tests.mixers import slow
 from tests.records.linear_attention_delta import drawn_keys
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, REDUCTION, assert_close
 
 G, T, K, V = 2, 19, 3, 5
-correlations = pytest.mark.parametrize(
-    "correlation", [0.0, *(pytest.param(c, marks=pytest.mark.slow) for c in (0.5, 0.99)), 1.0]
-)
+correlations = pytest.mark.parametrize("correlation", [0.0, *slow(0.5, 0.99), 1.0])
 few = settings(max_examples=5)
 
 
@@ -34,7 +33,7 @@ def looped(*arguments):
 
 
 @correlations
-@pytest.mark.parametrize("chunk", [1, 8, T, 64])
+@pytest.mark.parametrize("chunk", [8, *slow(1, T, 64)])
 @few
 @given(seed=seeds)
 def test_chunks_of_any_size_equal_the_loop_in_values_and_gradients_with_gates_open_and_shut(chunk, correlation, seed):
@@ -92,7 +91,7 @@ def test_a_constant_gate_decays_with_the_distance_as_retnet_writes_it(seed):
     assert_close(decay_matrix(jnp.broadcast_to(log_gamma[:, None], (G, T))), expected, FORMULA)
 
 
-@pytest.mark.parametrize("chunk", [1, 8, T])
+@pytest.mark.parametrize("chunk", [8, *slow(1, T)])
 @pytest.mark.parametrize("end", [0.0, -np.inf])
 def test_values_and_gradients_are_finite_in_single_precision_with_all_gates_at_an_end(chunk, end):
     state, *inputs, log_decay = drawn(1, correlation=1.0, dtype=jnp.float32)

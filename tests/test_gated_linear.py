@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from minilm.layers.linear_attention.gated import gated_chunked, gated_linear_mixer, gated_parallel, gated_step
 from minilm.layers.linear_attention.loop import loop
-from tests.mixers import assert_lawful, drawn_params
+from tests.mixers import assert_lawful, drawn_params, slow
 from tests.records.linear_attention_delta import drawn_keys
 from tests.records.linear_attention_gated import drawn_log_decays
 from tests.strategies import seeds
@@ -19,9 +19,7 @@ from tests.torch_oracle import assert_same_mixer
 
 G, T, K, V = 2, 11, 3, 4
 D, LONG = 5, 19  # more tokens than a chunk of the mixer
-correlations = pytest.mark.parametrize(
-    "correlation", [0.0, *(pytest.param(c, marks=pytest.mark.slow) for c in (0.5, 0.99)), 1.0]
-)
+correlations = pytest.mark.parametrize("correlation", [0.0, *slow(0.5, 0.99), 1.0])
 few = settings(max_examples=5)
 
 
@@ -49,7 +47,7 @@ MIXER = gated_linear_mixer(g=G, k=K, v=V)
 
 
 @correlations
-@pytest.mark.parametrize("chunk", CHUNKED)
+@pytest.mark.parametrize("chunk", [8, *slow(1, T, 2 * T)])
 @few
 @given(seed=seeds)
 def test_chunks_of_any_size_equal_the_loop_in_values_and_gradients_whatever_the_keys(chunk, correlation, seed):
@@ -98,7 +96,10 @@ def test_one_decay_for_all_dimensions_of_a_head_weighs_each_pair_by_one_number(s
     assert_close(gated_parallel(q, k, v, jnp.broadcast_to(rate, q.shape)), expected, FORMULA)
 
 
-@pytest.mark.parametrize("form", [*CHUNKED.values(), LOOP, lambda state, *inputs: gated_parallel(*inputs)])
+@pytest.mark.parametrize(
+    "form",
+    [CHUNKED[8], *slow(CHUNKED[1], CHUNKED[T], CHUNKED[2 * T]), LOOP, lambda state, *inputs: gated_parallel(*inputs)],
+)
 @pytest.mark.parametrize("log_decay", [0.0, -1e-30, -1.0, -90.0, -1e30, -np.inf])
 def test_values_and_gradients_are_finite_in_float32_at_every_gate(form, log_decay):
     """Split into $e^F$ and $e^{-F}$, sixteen decays of −90 would overflow; as a difference of sums, −∞ is NaN."""

@@ -98,7 +98,9 @@ def torch_linear(name, params, x):
     return y
 
 
-@pytest.mark.parametrize(("name", "chunk"), LINEAR)
+@pytest.mark.parametrize(
+    ("name", "chunk"), [pytest.param(*case, marks=() if case[1] == 8 else pytest.mark.slow) for case in LINEAR]
+)
 @few
 @given(seed=seeds)
 def test_in_chunks_of_any_size_a_mixer_and_its_gradients_are_the_papers_recurrence(name, chunk, seed):

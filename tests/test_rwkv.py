@@ -13,7 +13,7 @@ from minilm.layers.linear_attention.loop import loop
 from minilm.layers.linear_attention.rwkv import rwkv6_chunked, rwkv6_mixer, rwkv6_parallel, rwkv6_step
 from minilm.layers.linear_attention.state_mixer import token_shift_mixer
 from minilm.shapes import Mixer, Tokens
-from tests.mixers import assert_lawful, drawn_params, numbered
+from tests.mixers import assert_lawful, drawn_params, numbered, slow
 from tests.records.linear_attention_delta import drawn_keys
 from tests.records.linear_attention_gated import drawn_log_decays
 from tests.strategies import seeds
@@ -22,9 +22,7 @@ from tests.torch_oracle import assert_same_mixer
 
 G, T, K, V = 2, 11, 3, 4
 D, LONG = 5, 19  # more tokens than a chunk of the mixer
-correlations = pytest.mark.parametrize(
-    "correlation", [0.0, *(pytest.param(c, marks=pytest.mark.slow) for c in (0.5, 0.99)), 1.0]
-)
+correlations = pytest.mark.parametrize("correlation", [0.0, *slow(0.5, 0.99), 1.0])
 few = settings(max_examples=5)
 
 
@@ -56,7 +54,7 @@ MIXER = rwkv6_mixer(g=G, k=K, v=V)
 
 
 @correlations
-@pytest.mark.parametrize("chunk", CHUNKED)
+@pytest.mark.parametrize("chunk", [8, *slow(1, T, 2 * T)])
 @few
 @given(seed=seeds)
 def test_chunks_of_any_size_equal_the_loop_in_values_and_gradients_whatever_the_keys(chunk, correlation, seed):
@@ -112,7 +110,10 @@ def test_a_tokens_own_decay_comes_after_it_has_read(seed):
     assert_close(closed_o[:, 6], (r[:, 6] * k[:, 5]).sum(-1, keepdims=True) * v[:, 5] + own, FORMULA)
 
 
-@pytest.mark.parametrize("form", [*CHUNKED.values(), looped, lambda state, *inputs: rwkv6_parallel(*inputs)])
+@pytest.mark.parametrize(
+    "form",
+    [CHUNKED[8], *slow(CHUNKED[1], CHUNKED[T], CHUNKED[2 * T]), looped, lambda state, *inputs: rwkv6_parallel(*inputs)],
+)
 @pytest.mark.parametrize("log_decay", [0.0, -90.0, -np.inf])
 def test_values_and_gradients_are_finite_in_float32_at_every_gate(form, log_decay):
     *others, gates, u = draw(0, correlation=1.0, dtype=jnp.float32)

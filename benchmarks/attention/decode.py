@@ -34,7 +34,12 @@ def main(words: list[str]) -> int:
     add("--width", type=options.positive, default=256, help="of the model (default: 256)")
     add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
     add("--budget", type=options.seconds, default=60.0, help="seconds for all timing (default: 60)")
-    add("--out", type=options.file, metavar="FILE", help="write the measurements there, a JSON line each")
+    add(
+        "--out",
+        type=options.file,
+        metavar="FILE",
+        help="a JSON line a measurement; of a run that is ended in FILE.part",
+    )
     options.add_device(parser)
     return run(parser.parse_args(words))
 
@@ -73,11 +78,7 @@ def stepping(candidate: Candidate) -> Candidate:
 
 def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, context and dtype. Candidates of one context are timed in turn."""
-    with record.written(chosen.out) as rows:
-        for row in _measured(candidates, chosen):
-            rows.append(row)
-            views.progress(row)
-    return rows
+    return record.collected(_measured(candidates, chosen), chosen.out, views.progress)
 
 
 def _measured(candidates, chosen):

@@ -30,7 +30,12 @@ def main(words: list[str]) -> int:
     add("--dtype", type=options.dtypes, default=["float32"], help="f32, bf16 or both (default: f32)")
     add("--budget", type=options.seconds, default=60.0, help="seconds for all timing (default: 60)")
     add("--memory", type=options.gigabytes, default=8.0, help="gigabytes beyond which nothing is run (default: 8)")
-    add("--out", type=options.file, metavar="FILE", help="write the measurements there, a JSON line each")
+    add(
+        "--out",
+        type=options.file,
+        metavar="FILE",
+        help="a JSON line a measurement; of a run that is ended in FILE.part",
+    )
     options.add_device(parser)
     return run(parser.parse_args(words))
 
@@ -63,11 +68,7 @@ def chosen_candidates(chosen) -> list[Candidate]:
 
 def measured(candidates, chosen) -> list[dict]:
     """A row for each candidate, length, mode and dtype; rows that differ in the candidate alone are timed in turn."""
-    with record.written(chosen.out) as rows:
-        for row in _measured(candidates, chosen):
-            rows.append(row)
-            views.progress(row)
-    return rows
+    return record.collected(_measured(candidates, chosen), chosen.out, views.progress)
 
 
 def _measured(candidates, chosen):

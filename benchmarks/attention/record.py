@@ -102,23 +102,25 @@ def write(path, rows: list[dict]) -> None:
     Path(path).write_text("".join(json.dumps(_finite(row), separators=(",", ":")) + "\n" for row in rows))
 
 
-@contextlib.contextmanager
-def written(path):
-    """Rows for a run to fill, written when all are there: whoever reads what is printed may leave before its end.
+def collected(rows, path, tell) -> list[dict]:
+    """All rows of a run, each told as it comes, and written before they are shown, which nobody may read to its end.
 
-    What a run that is ended had measured is written beside, as `FILE.part`.
+    What a run that is ended had measured is written beside, as `FILE.part`. Without a path nothing is written.
     """
-    rows = []
+    found = []
     try:
-        yield rows
+        for row in rows:
+            found.append(row)
+            tell(row)
     except BaseException:
         with contextlib.suppress(OSError):
-            if path and rows:
-                write(f"{path}.part", rows)
+            if path and found:
+                write(f"{path}.part", found)
                 print(f"What was measured is in {path}.part.", file=sys.stderr)
         raise
     if path:
-        write(path, rows)
+        write(path, found)
+    return found
 
 
 def _finite(value):

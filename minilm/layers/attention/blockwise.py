@@ -228,7 +228,7 @@ def _bias_gradient(bias, query, key, d_a):
 
 
 def _add(total, d):
-    return total if d.dtype == jax.dtypes.float0 else total + d  # what is an integer, as T5's buckets, has no gradient
+    return total if d.dtype == jax.dtypes.float0 else total + d  # what is no float, as an index, has no gradient
 
 
 def _visited(blocks, query, key, rule):

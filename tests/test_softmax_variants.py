@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm.layers.attention.blockwise import blockwise_attention
+from minilm.layers.attention.blockwise import Blockwise, blockwise_attention
 from minilm.layers.attention.core import Dense, dot_product_attention
 from minilm.layers.attention.masks import Causal
-from minilm.layers.attention.qk_norm import NormalizedHeads, cosine_attention, init_qk_norm, init_temperature
+from minilm.layers.attention.qk_norm import (
+    CosineHeads,
+    NormalizedHeads,
+    cosine_attention,
+    init_qk_norm,
+    init_temperature,
+)
 from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.sigmoid import init_shift, sigmoid_attention
 from minilm.layers.attention.sinks import init_sink, sink_attention
@@ -109,6 +115,34 @@ def test_cosines_at_the_root_of_the_width_are_norms_of_scale_one(key):
     cosines = Dense(Causal(), attention=jax.tree_util.Partial(cosine_attention, jnp.full((G, R), K**0.5)))
     normalized = NormalizedHeads(Dense(Causal()), ones, ones)
     assert_close(normalized(q, k, v, query, places), cosines(q, k, v, query, places), FORMULA)
+
+
+@few
+@given(key=keys(), attend=st.sampled_from([Dense(Causal()), Blockwise(Causal(), t_block=2, s_block=3)]))
+def test_products_of_directions_are_cosines_whoever_multiplies_them(key, attend):
+    q, k, v = drawn(key)
+    query, places = Tokens.arange(T, 2), Tokens.arange(S)
+    cosines = Dense(Causal(), attention=jax.tree_util.Partial(cosine_attention, some(G, R)))
+    o = CosineHeads(attend, some(G, R))(q, k, v, query, places)
+    assert_close(o, cosines(q, k, v, query, places), FORMULA)
+
+
+@few
+@given(key=keys())
+def test_by_hand_too_cosines_of_directions_and_the_gradient_of_their_temperature(key):
+    q, k, v = drawn(key)
+    query, places = Tokens.arange(T, 2), Tokens.arange(S)
+    o, pullback = jax.vjp(
+        lambda scale, *qkv: CosineHeads(Dense(Causal()), scale)(*qkv, query, places), some(G, R), q, k, v
+    )
+    arrays = jax.tree.map(np.asarray, (q, k, v, query, places))
+    by_hand = reference.CosineHeads(reference_core.Dense(reference_masks.Causal()), np.asarray(some(G, R)))
+    expected, saved = by_hand(*arrays)
+    assert_close(o, expected, FORMULA)
+    d_o = np.asarray(some(*o.shape, seed=2))
+    gradients = by_hand.backward_with_scale(saved, d_o)
+    assert_close(pullback(jnp.asarray(d_o)), gradients, FORMULA)
+    assert_close(by_hand.backward(saved, d_o), gradients[1:], FORMULA)
 
 
 @few

@@ -15,7 +15,7 @@ from minilm.layers.attention.gated import gated_mixer
 from minilm.layers.attention.latent import latent_mixer
 from minilm.layers.attention.masks import Causal, Chunked, Dilated, Prefix, SlidingWindow
 from minilm.layers.attention.multi_head import learned_mixer, softmax_mixer
-from minilm.layers.attention.qk_norm import NormalizedHeads, cosine_attention, init_qk_norm, init_temperature
+from minilm.layers.attention.qk_norm import CosineHeads, NormalizedHeads, init_qk_norm, init_temperature
 from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.sigmoid import init_shift, sigmoid_attention
 from minilm.layers.attention.sinks import init_sink, sink_attention
@@ -131,7 +131,7 @@ def cosine(d, heads, length=256):
     """Cosine attention: the angle between query and key, at a learned temperature."""
     return learned(
         lambda key: init_temperature(heads, 1, length),
-        lambda scale: Rotary(Dense(Causal(), attention=Partial(cosine_attention, scale))),
+        lambda scale: CosineHeads(Rotary(Dense(Causal())), scale),
         d,
         heads,
     )

@@ -131,7 +131,7 @@ class DenseWithWeights:
 
 
 class Prepared:
-    """An attend that first changes each query and key by itself, as `Rotary` and `NormalizedHeads` do.
+    """An attend that first changes each query and key by itself, as `Rotary`, `NormalizedHeads` and `CosineHeads` do.
 
     Its `prepare(q, k, query, key)` gives those for the `attend` that it holds: each key's from that key and its own
     place alone, since that is done once, before a cache holds it. (What overrides `__call__` is asked whole, at every

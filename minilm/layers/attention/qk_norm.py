@@ -56,6 +56,29 @@ class NormalizedHeads(Prepared):
         return rms_norm(self.q_norm, q), rms_norm(self.k_norm, k)
 
 
+@register
+@dataclass(frozen=True)
+class CosineHeads(Prepared):
+    r"""Cosine attention by any attention that multiplies queries and keys: `CosineHeads(Dense(Causal()), scale)`.
+
+    $$ \hat q_t = \tau \sqrt k\, \frac{q_t}{\lVert q_t \rVert}, \qquad
+       \hat k_s = \frac{k_s}{\lVert k_s \rVert}, \qquad
+       \frac{\hat q_t \cdot \hat k_s}{\sqrt k} = \tau \cos(q_t, k_s) $$
+
+    It gives what `cosine_attention` gives, from keys that are brought to length 1 once, before a cache holds them.
+
+    Paper: arXiv:2010.04245.
+    """
+
+    attend: Callable
+    scale: Float[Array, "g r"]
+
+    def prepare(self, q, k, query, key):
+        """Queries of length τ√k and keys of length 1."""
+        q_unit, k_unit = _directions(q, k)
+        return (self.scale[:, :, None, None] * math.sqrt(q.shape[-1]) * q_unit).astype(q.dtype), k_unit
+
+
 @jax.jit
 def cosine_attention(
     scale: Float[Array, "g r"],
@@ -90,6 +113,12 @@ def cosine_attention(
     >>> round(cosine_attention(jnp.log(jnp.full((1, 1), 3.0)) / 2, q, k, v).item(), 4)  # weights 3 : 1
     6.0
     """
-    unit = RMSNormParams(scale=jnp.ones(q.shape[-1], q.dtype))
-    cosines = scores(rms_norm(unit, q), rms_norm(unit, k)) / math.sqrt(q.shape[-1])
+    cosines = math.sqrt(q.shape[-1]) * scores(*_directions(q, k))
     return mix(softmax(scale[:, :, None, None] * cosines + bias, where=mask), v)
+
+
+def _directions(q, k):
+    """Queries and keys of length 1: a vector of root mean square 1 is √k long."""
+    length = math.sqrt(q.shape[-1])
+    unit = RMSNormParams(scale=jnp.full(q.shape[-1], 1 / length, q.dtype))
+    return rms_norm(unit, q), rms_norm(unit, k)

@@ -37,6 +37,39 @@ class NormalizedHeads(Prepared):
         return d_q_norm, d_k_norm, d_q, d_k, d_v
 
 
+@dataclass(frozen=True)
+class CosineHeads(Prepared):
+    """Directions, queries with their temperature, then the attention that it holds."""
+
+    attend: Any
+    scale: Any
+
+    def prepare(self, q, k, query, key):
+        """((q, k), saved)."""
+        (q_unit, q_size), (k_unit, k_size) = _units(q), _units(k)
+        longer = np.zeros(q.shape)
+        for g, r, t, i in np.ndindex(q.shape):
+            longer[g, r, t, i] = self.scale[g, r] * math.sqrt(q.shape[3]) * q_unit[g, r, t, i]
+        return (longer, k_unit), (q_unit, q_size, k_unit, k_size)
+
+    def prepare_backward(self, saved, d_q, d_k):
+        """Gradients with respect to (q, k): q = scale sqrt(k) m  gives  d_m = scale sqrt(k) d_q; m as below."""
+        q_unit, q_size, k_unit, k_size = saved
+        d_q_unit = np.zeros(d_q.shape)
+        for g, r, t, i in np.ndindex(d_q.shape):
+            d_q_unit[g, r, t, i] = self.scale[g, r] * math.sqrt(d_q.shape[3]) * d_q[g, r, t, i]
+        return _units_backward(q_unit, q_size, d_q_unit), _units_backward(k_unit, k_size, d_k)
+
+    def backward_with_scale(self, saved, d_o):
+        """Gradients with respect to (scale, q, k, v): d_scale[g, r] = sqrt(k) sum of d_q m."""
+        prepared, attended = saved
+        d_q, d_k, d_v = self.attend.backward(attended, d_o)
+        d_scale = np.zeros(self.scale.shape)
+        for g, r, t, i in np.ndindex(d_q.shape):
+            d_scale[g, r] += math.sqrt(d_q.shape[3]) * d_q[g, r, t, i] * prepared[0][g, r, t, i]
+        return d_scale, *self.prepare_backward(prepared, d_q, d_k), d_v
+
+
 def cosine_attention(scale, q, k, v, mask=True, bias=0.0):
     """a[t, s] = scale[g, r] q[t] . k[s] / (|q[t]| |k[s]|) + bias, and weights as ever."""
     (q_unit, q_size), (k_unit, k_size) = _units(q), _units(k)

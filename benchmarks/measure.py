@@ -83,13 +83,23 @@ def environment() -> dict:
 
 
 def write(benchmark: str, rows: list[dict], command: str) -> Path:
-    """Save rows, the environment and the command that made them to `benchmarks/results/<benchmark>.json`."""
+    """Save rows, the environment and the command that made them to `benchmarks/results/<benchmark>.json`.
+
+    What was measured on another processor stays there beside it; what was on this one is replaced.
+    """
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{benchmark}.json"
     record = {"benchmark": benchmark, "command": command, "environment": environment(), "rows": rows}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    others = [one for one in records(benchmark) if one["environment"]["cpu"] != record["environment"]["cpu"]]
+    path = RESULTS / f"{benchmark}.json"
+    path.write_text(json.dumps([*others, record], indent=1) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
+
+
+def records(benchmark: str) -> list[dict]:
+    """What is saved of a benchmark: a record for each processor that it ran on."""
+    path = RESULTS / f"{benchmark}.json"
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,6 @@
 """Which recipe learns fastest on one CPU core?
 
-    python -m benchmarks.recipes [NAME ...] [--steps N] [--seed S]
+    python -m benchmarks.recipes [NAME ...] [--steps N] [--seeds 0 1 2]
 
 Every recipe trains four blocks of width 128 on the default corpus, with context 128, 2,048 tokens and batch 16, and is
 measured on all of the held-out text. The plain one is GPT-2 under AdamW, 800 steps. Each of the others changes what its
@@ -90,8 +90,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only these rows")
     parser.add_argument("--steps", type=int, help="other than the table's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
+    for name in set(arguments.names) - set(recipes()):
+        parser.error(f"There is no recipe {name!r}: they are {'; '.join(recipes())}.")
     measure.pin()
     from minilm.allocator import tune
     from minilm.data.preparation import prepare
@@ -100,19 +102,19 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare(preset("plain").data, Path(folder))
-        for name, config in recipes().items():
-            if arguments.names and name not in arguments.names:
-                continue
-            config = replace(config, seed=arguments.seed, steps=arguments.steps or config.steps)
-            rows.append({"recipe": name, "seed": arguments.seed} | learn(config, corpus))
-            print(json.dumps(rows[-1]), flush=True)
+        for seed in arguments.seeds:
+            for name, config in recipes().items():
+                if arguments.names and name not in arguments.names:
+                    continue
+                config = replace(config, seed=seed, steps=arguments.steps or config.steps)
+                rows.append({"recipe": name, "seed": seed} | learn(config, corpus))
+                print(json.dumps(rows[-1]), flush=True)
     for plain in [row for row in rows if row["recipe"] == "plain"]:
-        for row in rows:
+        for row in (row for row in rows if row["seed"] == plain["seed"]):
             row["time_share_of_plain"] = round(row["cpu_seconds"] / plain["cpu_seconds"], 3)
             row["reaches_plain"] = row["held_out_loss"] <= plain["held_out_loss"]
     if not arguments.steps:
-        name = "recipes" if arguments.seed == 0 else f"recipes_seed_{arguments.seed}"
-        measure.write(name, rows, shlex.join(["python", "-m", "benchmarks.recipes", *sys.argv[1:]]))
+        measure.write("recipes", rows, shlex.join(["python", "-m", "benchmarks.recipes", *sys.argv[1:]]))
     print(f"guessing: {math.log(corpus.train.vocab_size):.3f}")
 
 

@@ -18,7 +18,6 @@ half as fast: here every word's way through the tree is as long as the longest.
 """
 
 import argparse
-import json
 import statistics
 import time
 
@@ -106,7 +105,10 @@ def main():
     if not any(arguments.only in name for name in VARIANTS):
         parser.error(f"No variant's name holds {arguments.only!r}: they are {'; '.join(VARIANTS)}.")
     if arguments.only:
-        before = json.loads((measure.RESULTS / "word2vec.json").read_text())
+        here = measure.environment()["cpu"]
+        before = next((one for one in measure.records("word2vec") if one["environment"]["cpu"] == here), None)
+        if before is None:
+            parser.error("There are no other rows of this processor to stay: measure all.")
         if before["command"] != command:
             parser.error(f"The other rows were made by `{before['command']}`: give the same seeds and epochs, or all.")
         rows = [row for row in before["rows"] if arguments.only not in row["variant"]]

@@ -1,5 +1,7 @@
 """Native sparse attention: which older attention each branch is, what is selected, and what the whole may see."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -238,3 +240,40 @@ def test_the_mixer_and_its_gradients_are_pytorchs_written_out(seed):
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():
     sizes = {"g": 2, "r": 3, "k": 5, "v": 4, "length": 4, "stride": 2, "size": 2, "n": 4, "width": 3}
     assert_lawful(native_sparse_mixer(**sizes), 8, documents=False)
+
+
+@few
+@given(seed=seeds, cuts=st.sets(st.integers(1, LONG - 1)))
+def test_in_pieces_as_at_once_every_block_is_compressed_when_its_last_token_is_read(seed, cuts):
+    params, x = drawn_params(MIXER, D, seed), jnp.asarray(np.random.default_rng(seed).standard_normal((LONG, D)))
+    state = MIXER.init_state(params, LONG)
+    for first, last in pairwise([0, *sorted(cuts), LONG]):
+        state, _ = MIXER.step(params, state, x[first:last], Tokens.arange(last - first, first))
+        whole = max((last - L) // STRIDE + 1, 0)
+        for phi, held, raw in (
+            (params.compress_k, state.k, state.cache.k),
+            (params.compress_v, state.v, state.cache.v),
+        ):
+            assert_close(held[:, :whole], compress(phi, raw[:G, :last], stride=STRIDE)[:, :whole], FORMULA)
+
+
+@pytest.mark.parametrize(("first", "t"), [(0, 1), (4, 1), (5, 1), (6, 1), (7, 1), (7, 4), (2, 9), (18, 4)])
+def test_a_step_compresses_no_block_but_those_that_may_end_in_it(first, t):
+    """Of t tokens ⌈t / 2⌉ blocks are written, from that on which ends with the first of them or behind it."""
+    params = drawn_params(MIXER, D, 0)
+    state = MIXER.init_state(params, LONG)
+    state = state._replace(k=state.k + 1e3, v=state.v + 1e3)
+    state, _ = MIXER.step(params, state, jnp.ones((t, D)), Tokens.arange(t, first))
+    start = max(-((L - 1 - first) // STRIDE), 0)
+    for held in (state.k, state.v):
+        written = set(np.flatnonzero((np.asarray(held) != 1e3).any((0, 2))))
+        assert written == set(range(start, min(start + -(-t // STRIDE), held.shape[1])))
+
+
+def test_padding_changes_no_block_that_can_be_seen():
+    params, whole = drawn_params(MIXER, D, 0), (LONG - L) // STRIDE + 1
+    state, _ = MIXER.step(params, MIXER.init_state(params, LONG), jnp.ones((LONG, D)), Tokens.arange(LONG))
+    padding = Tokens(jnp.full(3, -1), jnp.zeros(3, int))
+    after, _ = MIXER.step(params, state, 2 * jnp.ones((3, D)), padding)
+    for x, y in ((after.k, state.k), (after.v, state.v), (after.cache.k, state.cache.k)):
+        np.testing.assert_array_equal(x[:, :whole], y[:, :whole])

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from minilm.initializers import normal
 from minilm.layers.activation import gelu_tanh, sigmoid, softmax
 from minilm.layers.attention.block_selection import largest
-from minilm.layers.attention.cache import append, init_cache
+from minilm.layers.attention.cache import KVCache, append, init_cache
 from minilm.layers.attention.core import dot_product_attention, mix, scores
 from minilm.layers.attention.multi_head import MultiHeadParams, init_multi_head, merge, project
 from minilm.layers.linear import LinearParams, init_linear, linear
@@ -41,6 +41,17 @@ class NativeSparseParams(NamedTuple):
     gate: LinearParams
     compress_k: CompressParams
     compress_v: CompressParams
+
+
+class NativeSparseState(NamedTuple):
+    """Keys and values of the tokens read so far, those of the three branches side by side; and the first's compressed.
+
+    Block i of k and v is that of `compress` once its last token is read; till then no query may see it.
+    """
+
+    cache: KVCache
+    k: Float[Array, "g b k"]
+    v: Float[Array, "g b v"]
 
 
 def init_compress(key, p: int, k: int, *, dtype=jnp.float32) -> CompressParams:
@@ -79,11 +90,7 @@ def compress(params: CompressParams, x: Float[Array, "g s k"], *, stride: int) -
     >>> compress(params, jnp.array([[[10.0], [20.0], [30.0]]]), stride=1).ravel().tolist()
     [30.0, 50.0, 30.0]
     """
-    (g, s, k), l = x.shape, params.e.shape[0]
-    first = jnp.arange(0, s, stride)
-    z = jnp.pad(x, ((0, 0), (0, l), (0, 0)))[:, first[:, None] + jnp.arange(l)] + params.e.astype(x.dtype)
-    h = gelu_tanh(linear(LinearParams(params.w_up, params.b_up), z.reshape(g, -1, l * k)))
-    return linear(LinearParams(params.w_down, params.b_down), h)
+    return _compressed(params, x, jnp.arange(0, x.shape[1], stride))
 
 
 @partial(jax.jit, static_argnames=("length", "stride", "size", "n"))
@@ -166,18 +173,9 @@ def native_sparse_attention(
 
     Reference: `minilm.reference.attention.native_sparse.native_sparse_attention`. Paper: arXiv:2502.11089, section 3.
     """
-    length, ahead = compress_k.e.shape[0], position[:, None] - jnp.arange(k.shape[2])
-    k_cmp, v_cmp = compress(compress_k, k[0], stride=stride), compress(compress_v, v[0], stride=stride)
-    end = stride * jnp.arange(k_cmp.shape[1]) + length - 1
-    weights = softmax(scores(q, k_cmp), where=end <= position[:, None])
-    chosen = selected_blocks(weights.sum(1), position, length=length, stride=stride, size=size, n=n)
-    selected = jnp.repeat(chosen, size, axis=-1)[:, None, :, : k.shape[2]] & (ahead >= 0)
-    branches = (
-        mix(weights, v_cmp),
-        dot_product_attention(q, k[1], v[1], selected),
-        dot_product_attention(q, k[2], v[2], (ahead >= 0) & (ahead < width)),
-    )
-    return sum(g[..., None] * o for g, o in zip(gates, branches, strict=True)).astype(v.dtype)
+    blocks = compress(compress_k, k[0], stride=stride), compress(compress_v, v[0], stride=stride)
+    sizes = {"length": compress_k.e.shape[0], "stride": stride, "size": size, "n": n, "width": width}
+    return _added_branches(gates, q, *blocks, k, v, position, **sizes)
 
 
 def native_sparse_mixer(
@@ -192,8 +190,8 @@ def native_sparse_mixer(
       length: positions in a compressed block.
       stride, size, n, width: as `native_sparse_attention`'s.
     Returns:
-      a `Mixer` of `NativeSparseParams`. Its state is a `KVCache` of 3 g heads that must have a slot for every position
-      of its one document; compressed keys are computed from it again at every step.
+      a `Mixer` of `NativeSparseParams`, whose `NativeSparseState` must have a slot for every position of its one
+      document. A step compresses the blocks that its tokens complete, and no other.
     Raises:
       ValueError: a stride that does not divide `length` and `size`, or n < 3.
     """
@@ -214,31 +212,66 @@ def native_sparse_mixer(
         )
 
     def init_state(params, size, dtype=None):
-        return init_cache(params.heads, size, dtype)
+        cache, b = init_cache(params.heads, size, dtype), -(-size // stride)
+        return NativeSparseState(cache, cache.k[:g, :b], cache.v[:g, :b])
 
     def project_and_gate(params, x):
         gates = sigmoid(linear(params.gate, x)).reshape(*x.shape[:-1], 3, g, r)
         return jnp.moveaxis(gates, -4, -1), *project(params.heads, x, x)
 
-    def attend(params, cache, tokens, gates, q, k, v):
-        cache = append(cache, k, v, tokens)
-        branches = (y.reshape(3, g, *y.shape[1:]) for y in (cache.k, cache.v))
-        phi = params.compress_k, params.compress_v
-        return cache, native_sparse_attention(*phi, gates, q, *branches, tokens.position, **sizes)
+    def branches(cache):
+        return (y.reshape(3, g, *y.shape[1:]) for y in (cache.k, cache.v))
 
     def apply(params, x, tokens):
-        def one(tokens, *heads):
-            return attend(params, init_state(params, x.shape[-2]), tokens, *heads)[1]
+        def one(tokens, gates, q, k, v):
+            cache = append(init_cache(params.heads, x.shape[-2]), k, v, tokens)
+            phi = params.compress_k, params.compress_v
+            return native_sparse_attention(*phi, gates, q, *branches(cache), tokens.position, **sizes)
 
         for _ in x.shape[:-2]:
             one = jax.vmap(one, in_axes=(0 if tokens.position.ndim > 1 else None, 0, 0, 0, 0))
         return merge(params.heads, one(tokens, *project_and_gate(params, x)).astype(x.dtype))
 
-    def step(params, cache, x, tokens):
-        cache, o = attend(params, cache, tokens, *project_and_gate(params, x))
-        return cache, merge(params.heads, o.astype(x.dtype))
+    def step(params, state, x, tokens):
+        gates, q, k, v = project_and_gate(params, x)
+        cache = append(state.cache, k, v, tokens)
+        k, v = branches(cache)
+        k_cmp = _completed(params.compress_k, state.k, k[0], tokens.position, stride)
+        v_cmp = _completed(params.compress_v, state.v, v[0], tokens.position, stride)
+        o = _added_branches(gates, q, k_cmp, v_cmp, k, v, tokens.position, length=length, **sizes)
+        return NativeSparseState(cache, k_cmp, v_cmp), merge(params.heads, o.astype(x.dtype))
 
     return Mixer(init=init, apply=apply, init_state=init_state, step=step)
+
+
+def _compressed(params, x, first):
+    """The blocks that begin at these positions of x, beyond which there are zeros."""
+    l, k = params.e.shape
+    z = jnp.take(x, first[:, None] + jnp.arange(l), axis=1, mode="fill", fill_value=0) + params.e.astype(x.dtype)
+    h = gelu_tanh(linear(LinearParams(params.w_up, params.b_up), z.reshape(*z.shape[:2], l * k)))
+    return linear(LinearParams(params.w_down, params.b_down), h)
+
+
+def _completed(params, held, x, position, stride):
+    """Compressed blocks after a chunk: of those that end with one of its t tokens there are at most ⌈t / stride⌉."""
+    start = position.min(where=position >= 0, initial=x.shape[1])
+    first = jnp.maximum(-((params.e.shape[0] - 1 - start) // stride), 0)
+    i = first + jnp.arange(-(-position.shape[0] // stride))
+    return held.at[:, i].set(_compressed(params, x, i * stride).astype(held.dtype), mode="drop")
+
+
+def _added_branches(gates, q, k_cmp, v_cmp, k, v, position, *, length, stride, size, n, width):
+    ahead = position[:, None] - jnp.arange(k.shape[2])
+    end = stride * jnp.arange(k_cmp.shape[1]) + length - 1
+    weights = softmax(scores(q, k_cmp), where=end <= position[:, None])
+    chosen = selected_blocks(weights.sum(1), position, length=length, stride=stride, size=size, n=n)
+    selected = jnp.repeat(chosen, size, axis=-1)[:, None, :, : k.shape[2]] & (ahead >= 0)
+    branches = (
+        mix(weights, v_cmp),
+        dot_product_attention(q, k[1], v[1], selected),
+        dot_product_attention(q, k[2], v[2], (ahead >= 0) & (ahead < width)),
+    )
+    return sum(g[..., None] * o for g, o in zip(gates, branches, strict=True)).astype(v.dtype)
 
 
 def _check_selected(n):

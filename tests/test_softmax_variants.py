@@ -127,6 +127,12 @@ def test_products_of_directions_are_cosines_whoever_multiplies_them(key, attend)
     assert_close(o, cosines(q, k, v, query, places), FORMULA)
 
 
+def test_directions_stay_in_the_dtype_of_queries_and_keys_whatever_that_of_the_temperature():
+    q, k = (x.astype(jnp.bfloat16) for x in drawn(jax.random.key(0))[:2])
+    prepared = CosineHeads(Dense(Causal()), some(G, R)).prepare(q, k, None, None)
+    assert [x.dtype for x in prepared] == [jnp.bfloat16, jnp.bfloat16]
+
+
 @few
 @given(key=keys())
 def test_by_hand_too_cosines_of_directions_and_the_gradient_of_their_temperature(key):

@@ -72,6 +72,15 @@ def test_a_query_sees_its_own_block_and_n_whole_blocks_of_its_past(seed, size):
         assert (past.any(-1).sum(-1) == min(2, t // size)).all()
 
 
+def test_the_mean_of_a_block_is_of_the_keys_it_has_and_of_no_keys_there_is_none():
+    """Blocks of two: 3 and 3; none, which a score of 0 would choose before -3; 4 alone, which is more than 3."""
+    places = jnp.array([0, 1, -1, -1, 4, -1, 6])
+    k, q = jnp.array([[[3.0], [3.0], [9.0], [9.0], [4.0], [9.0], [0.0]]]), jnp.array([1.0, -1.0]).reshape(1, 2, 1, 1)
+    for n, chosen in ((1, [[0, 0, 0, 0, 1, 0, 1], [1, 1, 0, 0, 0, 0, 1]]), (2, [[1, 1, 0, 0, 1, 0, 1]] * 2)):
+        seen = moba_mask(q, k, Tokens.arange(1, 6), Tokens(places, jnp.zeros(7, int)), size=2, n=n)
+        assert seen[0, :, 0].astype(int).tolist() == chosen
+
+
 def test_the_mean_of_a_block_chooses_it_and_heads_choose_for_themselves():
     """One loud key beside a contrary one is outweighed by two that agree."""
     k = jnp.array([[[5.0], [-5.0], [1.0], [1.0], [-2.0], [-2.0], [0.0]]])

@@ -3,7 +3,7 @@
     import benchmarks.measure as measure
     measure.pin()                                  # before jax or torch is imported
     times = measure.compare({"minilm": f, "torch": g})
-    measure.write("recurrent", rows)
+    measure.write("recurrent", rows, "python -m benchmarks.recurrent")
 
 Taken in turn (A B C A B C ...) a drift of the machine hits all candidates alike, and a ratio survives it. A ratio is
 the median over rounds of the two times of the same round.
@@ -85,13 +85,19 @@ def environment() -> dict:
 def write(benchmark: str, rows: list[dict], command: str) -> Path:
     """Save rows, the environment and the command that made them to `benchmarks/results/<benchmark>.json`.
 
-    What was measured on another processor stays there beside it; what was on this one is replaced.
+    What was measured on another processor stays there beside it; what was on this one is replaced. A file that cannot
+    be read is moved aside, for what took hours to measure is not to be lost by it.
     """
     RESULTS.mkdir(exist_ok=True)
     record = {"benchmark": benchmark, "command": command, "environment": environment(), "rows": rows}
-    others = [one for one in records(benchmark) if one["environment"]["cpu"] != record["environment"]["cpu"]]
-    path = RESULTS / f"{benchmark}.json"
-    path.write_text(json.dumps([*others, record], indent=1) + "\n")
+    path, part = RESULTS / f"{benchmark}.json", RESULTS / f"{benchmark}.json.part"
+    try:
+        others = [one for one in records(benchmark) if one["environment"]["cpu"] != record["environment"]["cpu"]]
+    except (ValueError, KeyError, TypeError):
+        others, aside = [], path.rename(path.with_suffix(".json.unread"))
+        print(f"{path.name} holds no records that can be read; it is {aside.name} now.")
+    part.write_text(json.dumps([*others, record], indent=1) + "\n")
+    part.replace(path)
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
 
@@ -100,6 +106,12 @@ def records(benchmark: str) -> list[dict]:
     """What is saved of a benchmark: a record for each processor that it ran on."""
     path = RESULTS / f"{benchmark}.json"
     return json.loads(path.read_text()) if path.exists() else []
+
+
+def rows_here(benchmark: str) -> list[dict]:
+    """The rows that are saved of this processor."""
+    here = environment()["cpu"]
+    return [row for one in records(benchmark) if one["environment"]["cpu"] == here for row in one["rows"]]
 
 
 def _cpu_name() -> str:

@@ -87,7 +87,8 @@ def learn(config: TrainConfig, corpus) -> dict:
 
 def main():
     """Run the table, print and save it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="only these rows")
     parser.add_argument("--steps", type=int, help="other than the table's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -109,6 +110,10 @@ def main():
                 config = replace(config, seed=seed, steps=arguments.steps or config.steps)
                 rows.append({"recipe": name, "seed": seed} | learn(config, corpus))
                 print(json.dumps(rows[-1]), flush=True)
+    if not arguments.steps:  # of what was not asked for, the rows stay
+        new = {(row["recipe"], row["seed"]) for row in rows}
+        rows += [row for row in measure.rows_here("recipes") if (row["recipe"], row["seed"]) not in new]
+        rows.sort(key=lambda row: (row["seed"], [*recipes()].index(row["recipe"])))
     for plain in [row for row in rows if row["recipe"] == "plain"]:
         for row in (row for row in rows if row["seed"] == plain["seed"]):
             row["time_share_of_plain"] = round(row["cpu_seconds"] / plain["cpu_seconds"], 3)

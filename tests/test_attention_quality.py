@@ -204,6 +204,13 @@ def test_every_cell_of_a_preset_can_be_built(name):
     assert all(cell.setting.task in TASKS for cell in wanted)
 
 
+def test_all_of_the_preset_for_a_cpu_is_among_the_committed_results():
+    rows = [json.loads(line) for line in (measure.RESULTS / "attention_quality.jsonl").read_text().splitlines()]
+    for cell in quality.cells(quality.parser().parse_args(["--preset", "cpu"])):
+        identity = json.loads(json.dumps(cell.identity))
+        assert any(identity.items() <= row.items() for row in rows), identity
+
+
 def row(variant, rate, seed, accuracy, task="mqar", **more):
     base = {
         "task": task, "sizes": TASKS[task].sizes, "variant": variant, "options": {}, "match": None, "steps": 1000,

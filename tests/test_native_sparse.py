@@ -258,8 +258,8 @@ def test_in_pieces_as_at_once_every_block_is_compressed_when_its_last_token_is_r
 
 
 @pytest.mark.parametrize(("first", "t"), [(0, 1), (4, 1), (5, 1), (6, 1), (7, 1), (7, 4), (2, 9), (18, 4)])
-def test_a_step_compresses_no_block_but_those_that_may_end_in_it(first, t):
-    """Of t tokens ⌈t / 2⌉ blocks are written, from that on which ends with the first of them or behind it."""
+def test_a_step_computes_as_many_blocks_as_may_end_in_it_from_the_first_that_does(first, t):
+    """Of t tokens ⌈t / 2⌉ blocks, from that on which ends with the first of them or behind it."""
     params = drawn_params(MIXER, D, 0)
     state = MIXER.init_state(params, LONG)
     state = state._replace(k=state.k + 1e3, v=state.v + 1e3)

@@ -27,7 +27,7 @@ FILE = Path("attention_quality.jsonl")
 DECODED = measure.RESULTS / "attention_decode.jsonl"
 CONVOLVED = ("nope", "mha", "window:width=16", "linear", "based", "retnet", "gla", "rwkv6")  # the others have their own
 OWN = ("mamba2", "delta-net", "gated-delta-net")
-SOFTMAX = ("mqa", "mla", "alibi", "sigmoid", "differential", "forgetting", "gated")  # of two heads, gqa is mha
+SOFTMAX = ("mqa", "gqa", "mla", "alibi", "sigmoid", "differential", "forgetting", "gated")
 SPARSE = ("top-k:n=4", "moba:size=16,n=1")
 
 

@@ -156,9 +156,9 @@ def native_sparse_attention(
     `selected_blocks`, the third to the last `width` tokens, the query's own among them. With the gates (0, 1, 0) and
     all blocks selected it *is* causal `dot_product_attention`, and with (0, 0, 1) that of a sliding window.
 
-    Held: keys and values of all s tokens in three branches (once compressed, s / d in the first; in the third, the last
-    `width`). Read by one query: s / d compressed ones, n · size selected and `width` of the window. (Written here for
-    its mathematics: all scores are taken, and most are masked.)
+    Held: keys and values of all s tokens in three branches (of the first, s / d compressed and the last l would do; of
+    the third, the last `width`). Read by one query: s / d compressed ones, n · size selected and `width` of the window.
+    (Written here for its mathematics: all scores are taken, and most are masked.)
 
     Args:
       compress_k, compress_v: φ of the keys and φ of the values.
@@ -191,7 +191,8 @@ def native_sparse_mixer(
       stride, size, n, width: as `native_sparse_attention`'s.
     Returns:
       a `Mixer` of `NativeSparseParams`, whose `NativeSparseState` must have a slot for every position of its one
-      document. A step compresses the blocks that its tokens complete, and no other.
+      document. That is read from its beginning without a gap, but for padding: a step of t tokens compresses the ⌈t /
+      stride⌉ blocks that may end in it, and none that ended before.
     Raises:
       ValueError: a stride that does not divide `length` and `size`, or n < 3.
     """
@@ -253,7 +254,11 @@ def _compressed(params, x, first):
 
 
 def _completed(params, held, x, position, stride):
-    """Compressed blocks after a chunk: of those that end with one of its t tokens there are at most ⌈t / stride⌉."""
+    """Compressed blocks after a chunk, of whose t tokens at most ⌈t / stride⌉ are the last of one.
+
+    From the first of those blocks on so many are computed. If one is not whole yet no query sees it, and the step that
+    completes it computes it again. A chunk of padding alone begins where the cache ends.
+    """
     start = position.min(where=position >= 0, initial=x.shape[1])
     first = jnp.maximum(-((params.e.shape[0] - 1 - start) // stride), 0)
     i = first + jnp.arange(-(-position.shape[0] // stride))
@@ -261,6 +266,7 @@ def _completed(params, held, x, position, stride):
 
 
 def _added_branches(gates, q, k_cmp, v_cmp, k, v, position, *, length, stride, size, n, width):
+    """`native_sparse_attention` where the first branch's blocks are compressed already."""
     ahead = position[:, None] - jnp.arange(k.shape[2])
     end = stride * jnp.arange(k_cmp.shape[1]) + length - 1
     weights = softmax(scores(q, k_cmp), where=end <= position[:, None])

@@ -65,7 +65,8 @@ class CosineHeads(Prepared):
        \hat k_s = \frac{k_s}{\lVert k_s \rVert}, \qquad
        \frac{\hat q_t \cdot \hat k_s}{\sqrt k} = \tau \cos(q_t, k_s) $$
 
-    It gives what `cosine_attention` gives, from keys that are brought to length 1 once, before a cache holds them.
+    It gives what `cosine_attention` gives, but for rounding (τ multiplies queries here, and scores there), from keys
+    that are brought to length 1 once, before a cache holds them.
 
     Paper: arXiv:2010.04245.
     """

@@ -12,6 +12,7 @@ from minilm.layers.attention.masks import Causal, Prefix, SlidingWindow
 from minilm.layers.attention.multi_head import softmax_mixer
 from minilm.layers.attention.rotary import Rotary
 from minilm.layers.attention.streaming import Streaming, streaming_append, streaming_attention, streaming_mixer
+from minilm.reference.attention import streaming as reference
 from minilm.shapes import Tokens
 from tests.mixers import assert_dtypes, subject
 from tests.strategies import seeds
@@ -68,6 +69,17 @@ def test_without_sinks_it_is_a_sliding_window(seed):
     where = Tokens.arange(T)
     expected = Rotary(Dense(Causal() & SlidingWindow(WINDOW)), 100.0)(q, k, v, where, where)
     assert_close(Streaming(0, WINDOW, 100.0)(q, k, v, where, where), expected, FORMULA)
+
+
+@few
+@given(seed=seeds, size=st.sampled_from([1e3, -1e3]))
+def test_scores_whose_exponentials_no_number_holds_are_weighed_by_hand_too(seed, size):
+    """All large, and all of one sign where the first token sees itself alone."""
+    q, k, v = drawn(seed, 2)
+    arguments = size * abs(q), abs(k), v, Tokens.arange(2), Tokens.arange(2)
+    options = {"sinks": SINKS, "window": WINDOW, "theta": 100.0}
+    expected, _ = reference.streaming_attention(*jax.tree.map(np.asarray, arguments), **options)
+    assert_close(streaming_attention(*arguments, **options), expected, FORMULA)
 
 
 @few

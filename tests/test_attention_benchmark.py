@@ -227,6 +227,18 @@ def test_a_late_token_of_a_long_result_counts_by_its_own_scale(measured):
     assert (right["status"], row["status"], "time" in row) == ("ok", "wrong", False), (right, row)
 
 
+def test_a_gradient_that_is_nothing_but_rounding_is_no_error_and_hides_none():
+    """What is added to all scores of a softmax moves no weight."""
+    rng = np.random.default_rng(0)
+    inputs = tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((3, 5), (), (3, 5)))
+    both = check.with_gradients(lambda scores, shift: jax.nn.softmax(scores + shift))
+    out, d_scores, d_shift = both(*inputs)
+    right, wrong = (check.compared((out, d, d_shift), both, inputs, "float32") for d in (d_scores, 1.01 * d_scores))
+    assert right["error"] <= right["allowed"]
+    assert wrong["error"] > wrong["allowed"]
+    assert wrong["where"] == "the gradient of argument 0"
+
+
 def test_each_token_of_a_long_result_counts_by_its_own_scale():
     expected = np.stack([np.full((HEADS, WIDTH), 10.0 ** (3 - t)) for t in range(4)], axis=1)
     found = expected.copy()

@@ -4,8 +4,9 @@ Inputs are rounded to the precision under test first, so that the error is the c
 largest difference, as a share of the largest number that was expected; of several results the worst counts. It may be
 twice the definition's, and beyond that 4 units of rounding of the precision under test, to which numbers are rounded on
 their way, and 64 of float32, in which sums are taken. (The gradient of a chunked delta rule, which solves a triangular
-system, needs 50 of these.) No time is taken of what is wrong, nor where the definition itself is not finite
-in the precision under test.
+system, needs 50 of these.) What is expected to be zero but for float64's own rounding, as the gradient of a number that
+is added to all scores of a softmax, is a share of the largest number of all results. No time is taken of what is wrong,
+nor where the definition itself is not finite in the precision under test.
 
 All results of a few hundred tokens are compared. Of more, and then under the first law alone, it is those of one token
 in 64 or of 32 in all, each by its own scale, and all gradients of these, from the very program whose time is taken.
@@ -23,6 +24,7 @@ from minilm.shapes import Tokens
 
 RESULT = "the result"
 ON_THE_WAY, IN_SUMS = 4, 64  # units of rounding
+NOTHING = 1e-12  # of the largest number expected: float64's rounding, and sums of it
 EVERY, FEWEST = 64, 32  # of a long sequence one token in 64 is compared, and 32 at least
 # How a definition is compiled, which runs a few times: optimizing it would take longer than it saves.
 PLAINLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -76,15 +78,17 @@ def worst(found, expected, by_token: bool = False) -> tuple[float, str]:
 
     With `by_token` of the result, `(..., t, ·)`, each token counts by its own: attention's become smaller with t.
     """
-    errors = []
+    errors, truth = [], [np.asarray(e, np.float64) for e in jax.tree.leaves(expected)]
     paths, _ = jax.tree.flatten_with_path(found)
-    for (path, a), e in zip(paths, jax.tree.leaves(expected), strict=True):
-        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+    largest = max((np.abs(e).max(initial=0) for e in truth), default=0)
+    for (path, a), e in zip(paths, truth, strict=True):
+        a = np.asarray(a, np.float64)
         name = _name(path, isinstance(found, tuple))
         alike = tuple(axis for axis in range(e.ndim) if axis != e.ndim - 2) if by_token and name == RESULT else None
         with np.errstate(invalid="ignore"):  # of what is not finite
             scale = np.abs(e).max(axis=alike, keepdims=True)
-            off = (np.abs(a - e) / np.where(scale == 0, 1, scale)).max()
+            scale = np.where(scale <= NOTHING * largest, largest or 1, scale)
+            off = (np.abs(a - e) / scale).max()
         errors.append((off if np.isfinite(off) else np.inf, name))
     return max(errors)
 

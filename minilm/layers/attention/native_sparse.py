@@ -90,7 +90,11 @@ def compress(params: CompressParams, x: Float[Array, "g s k"], *, stride: int) -
     >>> compress(params, jnp.array([[[10.0], [20.0], [30.0]]]), stride=1).ravel().tolist()
     [30.0, 50.0, 30.0]
     """
-    return _compressed(params, x, jnp.arange(0, x.shape[1], stride))
+    (g, s, k), l = x.shape, params.e.shape[0]
+    first = jnp.arange(0, s, stride)
+    z = jnp.pad(x, ((0, 0), (0, l), (0, 0)))[:, first[:, None] + jnp.arange(l)] + params.e.astype(x.dtype)
+    h = gelu_tanh(linear(LinearParams(params.w_up, params.b_up), z.reshape(g, -1, l * k)))
+    return linear(LinearParams(params.w_down, params.b_down), h)
 
 
 @partial(jax.jit, static_argnames=("length", "stride", "size", "n"))
@@ -245,24 +249,18 @@ def native_sparse_mixer(
     return Mixer(init=init, apply=apply, init_state=init_state, step=step)
 
 
-def _compressed(params, x, first):
-    """The blocks that begin at these positions of x, beyond which there are zeros."""
-    l, k = params.e.shape
-    z = jnp.take(x, first[:, None] + jnp.arange(l), axis=1, mode="fill", fill_value=0) + params.e.astype(x.dtype)
-    h = gelu_tanh(linear(LinearParams(params.w_up, params.b_up), z.reshape(*z.shape[:2], l * k)))
-    return linear(LinearParams(params.w_down, params.b_down), h)
-
-
 def _completed(params, held, x, position, stride):
     """Compressed blocks after a chunk, of whose t tokens at most ⌈t / stride⌉ are the last of one.
 
     From the first of those blocks on so many are computed. If one is not whole yet no query sees it, and the step that
     completes it computes it again. A chunk of padding alone begins where the cache ends.
     """
-    start = position.min(where=position >= 0, initial=x.shape[1])
-    first = jnp.maximum(-((params.e.shape[0] - 1 - start) // stride), 0)
+    start, l = position.min(where=position >= 0, initial=x.shape[1]), params.e.shape[0]
+    first = jnp.maximum(-((l - 1 - start) // stride), 0)
     i = first + jnp.arange(-(-position.shape[0] // stride))
-    return held.at[:, i].set(_compressed(params, x, i * stride).astype(held.dtype), mode="drop")
+    places = (i[:, None] * stride + jnp.arange(l)).ravel()
+    blocks = jnp.take(x, places, axis=1, mode="fill", fill_value=0)  # side by side, so that none overlaps another
+    return held.at[:, i].set(compress(params, blocks, stride=l).astype(held.dtype), mode="drop")
 
 
 def _added_branches(gates, q, k_cmp, v_cmp, k, v, position, *, length, stride, size, n, width):

@@ -21,7 +21,15 @@ from tests.records import all_records
 ROOT = Path(__file__).parent.parent
 LONGEST_FILE = 320
 LONGEST_TEST = 360  # theorems stand beside each other, and are read one at a time
+LONGEST_VARIANT = 20  # lines of a function of attention, without its docstring and comments
 TOP_LEVEL = {"pyproject.toml", "README.md", "CHANGELOG.md", "minilm", "tests", "benchmarks", "examples"}
+# How a kernel is computed in tiles is longer than what it computes.
+LONG_KERNELS = {
+    "minilm/layers/attention": [
+        "minilm/layers/attention/blockwise.py: _attention_backward",
+        "minilm/layers/attention/pallas.py: _launch",
+    ]
+}
 
 # From the bottom of the house to the top. A module imports from its own floor and those below.
 FLOORS = {
@@ -285,6 +293,19 @@ def test_files_fit_on_a_few_screens():
     lengths = {path: text.count("\n") for path, text in sources().items()}
     limits = {path: LONGEST_TEST if path.startswith("tests/") else LONGEST_FILE for path in lengths}
     assert not (long := {path: n for path, n in lengths.items() if n > limits[path]}), f"two ideas in a file: {long}"
+
+
+@pytest.mark.parametrize("folder", ["minilm/layers/attention", "minilm/layers/linear_attention"])
+def test_no_variant_of_attention_takes_more_than_twenty_lines(folder):
+    long = []
+    for path, tree in trees(folder):
+        lines = sources()[path].splitlines()
+        for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            code = [line for line in lines[body[0].lineno - 1 : function.end_lineno] if line.strip()] if body else []
+            if sum(not line.lstrip().startswith("#") for line in code) > LONGEST_VARIANT:
+                long.append(f"{path}: {function.name}")
+    assert long == LONG_KERNELS.get(folder, [])
 
 
 @pytest.mark.parametrize("folder", ["minilm", "benchmarks", "examples", "tests"])

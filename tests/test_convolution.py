@@ -117,5 +117,5 @@ def test_a_mixer_behind_its_identity_is_the_mixer_and_behind_it_is_not():
 
 @pytest.mark.parametrize(("width", "initial"), [(0, "random"), (3, "zero")])
 def test_a_convolution_that_cannot_be_is_refused_in_a_sentence(width, initial):
-    with pytest.raises(ValueError, match=f"at least 1 wide and begins random or identity; it was told {width} and"):
+    with pytest.raises(ValueError, match=f"at least 1 wide and begins random or identity; told: {width}, "):
         convolved_mixer(gated_linear_mixer(g=2, k=3, v=4), width=width, initial=initial)

@@ -90,3 +90,4 @@ def test_initial_gates_keep_from_a_fifth_to_nearly_all_of_the_state():
     assert 0.2 < kept.min() < 0.5
     assert 0.99 < kept.max() < 1
     assert params.delta.convolution.shape == (2, 1000, 7)
+    assert (gated_delta_mixer(g=9, k=2, v=3, fastest=1.0).init(jax.random.key(0), 7).log_rate == 0).all()

@@ -209,6 +209,7 @@ def test_mamba_2_begins_with_the_papers_rates_and_steps():
     assert 1 <= rates.min() < 1.1
     assert 15.9 < rates.max() <= 16
     assert (params.skip == 1).all()
+    assert (mamba2_mixer(g=9, k=K, v=2, fastest=1.0).init(jax.random.key(0), 50).rate == 0).all()
     for name, fan in (("w_x", 50), ("w_b", 50), ("w_c", 50), ("w_gate", 50), ("w_step", 50), ("w_o", 2000)):
         assert abs(getattr(params, name).std() * math.sqrt(fan) - 1) < 0.15, name
 

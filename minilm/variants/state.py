@@ -47,9 +47,9 @@ def rwkv6(d, heads):
 
 
 @variant("state", paper="arXiv:2405.21060")
-def mamba2(d, heads, state=64, chunk=64):
+def mamba2(d, heads, state=64, chunk=64, fastest=16.0):
     """Mamba-2: how much a head forgets is read from the input; heads share keys and queries of width `state`."""
-    return mamba2_mixer(g=heads, k=state, v=heads_of(d, heads)["v"], chunk=chunk)
+    return mamba2_mixer(g=heads, k=state, v=heads_of(d, heads)["v"], chunk=chunk, fastest=fastest)
 
 
 @variant("state", paper="arXiv:2406.06484")
@@ -59,9 +59,9 @@ def delta_net(d, heads, chunk=32):
 
 
 @variant("state", paper="arXiv:2412.06464")
-def gated_delta_net(d, heads, chunk=32):
+def gated_delta_net(d, heads, chunk=32, fastest=16.0):
     """Gated DeltaNet: the same in a state that fades as the input says."""
-    return gated_delta_mixer(**state_heads(d, heads), chunk=chunk)
+    return gated_delta_mixer(**state_heads(d, heads), chunk=chunk, fastest=fastest)
 
 
 def state_heads(d: int, heads: int) -> dict[str, int]:

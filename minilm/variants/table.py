@@ -40,7 +40,7 @@ class Variant:
 VARIANTS: dict[str, Variant] = {}
 CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short convolution before the mixer
 EXTENTS = ("chunk", "features", "groups", "length", "rate", "size", "state", "stride", "width")  # of which 0 is none
-SCALES = ("cap", "factor", "theta")
+SCALES = ("cap", "factor", "fastest", "theta")
 
 
 def variant(family: Family, *, paper: str):

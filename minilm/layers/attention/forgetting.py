@@ -1,5 +1,6 @@
 """The forgetting Transformer: every token that is read makes all earlier ones fainter, as a recurrence would."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -39,6 +40,22 @@ class ForgettingCache(NamedTuple):
 def init_forget_gate(key, d: int, *, g: int, r: int, dtype=jnp.float32) -> ForgetGateParams:
     """Weights N(0, 1/d), biases zero: at first a token leaves about half of what came before it."""
     return ForgetGateParams(w_f=normal(key, (d, g, r), fan_in=d, dtype=dtype), b_f=jnp.zeros((g, r), dtype))
+
+
+def init_forgetting(
+    key, d: int, *, g: int, r: int, k: int, v: int, bias: bool = True, dtype=jnp.float32
+) -> ForgettingParams:
+    """Heads as `init_multi_head`'s, gates as `init_forget_gate`'s."""
+    heads_key, gate_key = jax.random.split(key)
+    heads = init_multi_head(heads_key, d, g=g, r=r, k=k, v=v, bias=bias, dtype=dtype)
+    return ForgettingParams(heads, init_forget_gate(gate_key, d, g=g, r=r, dtype=dtype))
+
+
+def init_forgetting_cache(params: ForgettingParams, size: int, dtype=None) -> ForgettingCache:
+    """An empty cache of `size` slots, as `init_cache`'s; what is forgotten adds up in float32 or wider."""
+    heads = params.multi_head
+    forgotten = jnp.zeros((*heads.w_q.shape[1:3], size), jnp.promote_types(heads.w_q.dtype, jnp.float32))
+    return ForgettingCache(init_cache(heads, size, dtype), forgotten)
 
 
 @jax.jit
@@ -118,10 +135,7 @@ def forgetting_mixer(
       a `Mixer` of `ForgettingParams`, whose state is a `ForgettingCache`.
     """
 
-    def init(key, d_model):
-        heads_key, gate_key = jax.random.split(key)
-        heads = init_multi_head(heads_key, d_model, g=g, r=r, k=k, v=v, bias=bias)
-        return ForgettingParams(heads, init_forget_gate(gate_key, d_model, g=g, r=r))
+    init = partial(init_forgetting, g=g, r=r, k=k, v=v, bias=bias)
 
     def to_itself(q, k, v, log_f, position, document):
         tokens = Tokens(position, document)
@@ -133,11 +147,6 @@ def forgetting_mixer(
         o = jnp.vectorize(to_itself, signature=signature)(*qkv, log_f, *tokens)
         return merge(params.multi_head, o.astype(x.dtype))
 
-    def init_state(params, size, dtype=None):
-        heads = params.multi_head
-        forgotten = jnp.zeros((*heads.w_q.shape[1:3], size), jnp.promote_types(heads.w_q.dtype, jnp.float32))
-        return ForgettingCache(init_cache(heads, size, dtype), forgotten)
-
     def step(params, cache, x, tokens):
         q, k, v = project(params.multi_head, x, x)
         kv = append(cache.kv, k, v, tokens)
@@ -147,4 +156,4 @@ def forgetting_mixer(
         cache = ForgettingCache(kv, forgotten[:, :, -1].astype(cache.forgotten.dtype))
         return cache, merge(params.multi_head, o.astype(x.dtype))
 
-    return Mixer(init=init, apply=apply, init_state=init_state, step=step)
+    return Mixer(init=init, apply=apply, init_state=init_forgetting_cache, step=step)

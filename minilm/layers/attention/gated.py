@@ -1,6 +1,7 @@
 """Gated attention: each head's output times a gate that the query's own token opens and closes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,13 @@ def init_output_gate(key, d: int, *, g: int, r: int, v: int, bias: bool = True, 
     """Weights N(0, 1/d), bias zero: of a gate of unit variance before its sigmoid the mean is one half."""
     b_gate = jnp.zeros((g, r, v), dtype) if bias else None
     return OutputGateParams(w_gate=normal(key, (d, g, r, v), fan_in=d, dtype=dtype), b_gate=b_gate)
+
+
+def init_gated(key, d: int, *, g: int, r: int, k: int, v: int, bias: bool = True, dtype=jnp.float32) -> GatedParams:
+    """Heads as `init_multi_head`'s, the gate as `init_output_gate`'s."""
+    heads_key, gate_key = jax.random.split(key)
+    heads = init_multi_head(heads_key, d, g=g, r=r, k=k, v=v, bias=bias, dtype=dtype)
+    return GatedParams(heads, init_output_gate(gate_key, d, g=g, r=r, v=v, bias=bias, dtype=dtype))
 
 
 @jax.jit
@@ -87,11 +95,6 @@ def gated_mixer(
       a `Mixer` of `GatedParams`, whose state is a `KVCache`.
     """
 
-    def init(key, d_model):
-        heads_key, gate_key = jax.random.split(key)
-        heads = init_multi_head(heads_key, d_model, g=g, r=r, k=k, v=v, bias=bias)
-        return GatedParams(heads, init_output_gate(gate_key, d_model, g=g, r=r, v=v, bias=bias))
-
     def merged(params, x, o):
         return merge(params.multi_head, gated_output(params.gate, x, o.astype(x.dtype)))
 
@@ -109,7 +112,7 @@ def gated_mixer(
         return cache, merged(params, x, o)
 
     return Mixer(
-        init=init,
+        init=partial(init_gated, g=g, r=r, k=k, v=v, bias=bias),
         apply=apply,
         init_state=lambda params, size, dtype=None: init_cache(params.multi_head, size, dtype),
         step=step,

@@ -1,6 +1,7 @@
 """Multi-head latent attention: keys and values are remembered as one short vector of a token, whatever the heads."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -55,6 +56,14 @@ def init_latent(
         for one, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
     return LatentParams(scale=jnp.ones(latent, dtype), **weights)
+
+
+def init_latent_cache(params: LatentParams, size: int, dtype=None) -> LatentCache:
+    """An empty cache of `size` slots for attention of these parameters, in their dtype unless given."""
+    (_, latent), (_, rotary) = params.w_down.shape, params.w_k_r.shape
+    dtype = params.w_down.dtype if dtype is None else dtype
+    empty = Tokens(jnp.full(size, -1, jnp.int32), jnp.zeros(size, jnp.int32))
+    return LatentCache(c=jnp.zeros((size, latent), dtype), k_r=jnp.zeros((size, rotary), dtype), tokens=empty)
 
 
 @jax.jit
@@ -228,20 +237,11 @@ def latent_mixer(
         attend = jnp.vectorize(to_itself, signature="(g,r,t,k),(g,t,k),(g,t,v),(t),(t)->(g,r,t,v)")
         return merged(params, attend(q, *expand_latent(params, c, k_r), *tokens), x.dtype)
 
-    def init_state(params, size, dtype=None):
-        dtype = params.w_down.dtype if dtype is None else dtype
-        empty = Tokens(jnp.full(size, -1, jnp.int32), jnp.zeros(size, jnp.int32))
-        return LatentCache(c=jnp.zeros((size, latent), dtype), k_r=jnp.zeros((size, rotary), dtype), tokens=empty)
-
     def step(params, cache, x, tokens):
         q, c, k_r = project_latent(params, x, tokens.position)
         cache = append_latent(cache, c, k_r, tokens)
         absorbed = Dense(rule, attention=Partial(absorbed_attention, params))
         return cache, merged(params, absorbed(q, cache.c, cache.k_r, tokens, cache.tokens), x.dtype)
 
-    return Mixer(
-        init=lambda key, d_model: init_latent(key, d_model, g=g, r=r, k=k, v=v, latent=latent, rotary=rotary),
-        apply=apply,
-        init_state=init_state,
-        step=step,
-    )
+    init = partial(init_latent, g=g, r=r, k=k, v=v, latent=latent, rotary=rotary)
+    return Mixer(init=init, apply=apply, init_state=init_latent_cache, step=step)

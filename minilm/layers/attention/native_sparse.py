@@ -18,7 +18,7 @@ from minilm.layers.attention.cache import KVCache, append, init_cache
 from minilm.layers.attention.core import dot_product_attention, mix, scores
 from minilm.layers.attention.multi_head import MultiHeadParams, init_multi_head, merge, project
 from minilm.layers.linear import LinearParams, init_linear, linear
-from minilm.shapes import Mixer
+from minilm.shapes import Mixer, Tokens
 
 
 class CompressParams(NamedTuple):
@@ -63,6 +63,21 @@ def init_compress(key, p: int, k: int, *, dtype=jnp.float32) -> CompressParams:
         b_up=jnp.zeros(p * k, dtype),
         w_down=normal(down_key, (p * k, k), fan_in=p * k, dtype=dtype),
         b_down=jnp.zeros(k, dtype),
+    )
+
+
+def init_native_sparse(
+    key, d: int, *, g: int, r: int, k: int, v: int, length: int, bias: bool = True, dtype=jnp.float32
+) -> NativeSparseParams:
+    """Queries of g · r heads, keys and values of g in each branch; the rest as `init_linear` and `init_compress`."""
+    heads_key, branches_key, gate_key, k_key, v_key = jax.random.split(key, 5)
+    heads = init_multi_head(heads_key, d, g=g, r=r, k=k, v=v, bias=bias, dtype=dtype)
+    branches = init_multi_head(branches_key, d, g=3 * g, r=r, k=k, v=v, bias=bias, dtype=dtype)
+    return NativeSparseParams(
+        heads=heads._replace(w_k=branches.w_k, w_v=branches.w_v, b_k=branches.b_k, b_v=branches.b_v),
+        gate=init_linear(gate_key, d, 3 * g * r, dtype=dtype),
+        compress_k=init_compress(k_key, length, k, dtype=dtype),
+        compress_v=init_compress(v_key, length, v, dtype=dtype),
     )
 
 
@@ -200,67 +215,68 @@ def native_sparse_mixer(
     Raises:
       ValueError: a stride that does not divide `length` and `size`, or n < 3.
     """
-    if stride < 1 or length % stride or size % stride:
-        raise ValueError(f"A stride of {stride} must divide the length of blocks, {length}, and their size, {size}.")
-    _check_selected(n)
+    _check(length, stride, size, n)
     sizes = {"stride": stride, "size": size, "n": n, "width": width}
 
-    def init(key, d_model):
-        heads_key, branches_key, gate_key, k_key, v_key = jax.random.split(key, 5)
-        heads = init_multi_head(heads_key, d_model, g=g, r=r, k=k, v=v, bias=bias)
-        branches = init_multi_head(branches_key, d_model, g=3 * g, r=r, k=k, v=v, bias=bias)
-        return NativeSparseParams(
-            heads=heads._replace(w_k=branches.w_k, w_v=branches.w_v, b_k=branches.b_k, b_v=branches.b_v),
-            gate=init_linear(gate_key, d_model, 3 * g * r),
-            compress_k=init_compress(k_key, length, k),
-            compress_v=init_compress(v_key, length, v),
-        )
+    def apply(params, x, tokens):
+        def to_itself(gates, q, k, v, position, document):
+            _, k, v = _appended(init_cache(params.heads, x.shape[-2]), k, v, Tokens(position, document))
+            return native_sparse_attention(params.compress_k, params.compress_v, gates, q, k, v, position, **sizes)
+
+        signature = "(b,g,r,t),(g,r,t,k),(h,t,k),(h,t,v),(t),(t)->(g,r,t,v)"
+        o = jnp.vectorize(to_itself, signature=signature)(*_gates_and_heads(params, x), *tokens)
+        return merge(params.heads, o.astype(x.dtype))
 
     def init_state(params, size, dtype=None):
         cache, b = init_cache(params.heads, size, dtype), -(-size // stride)
         return NativeSparseState(cache, cache.k[:g, :b], cache.v[:g, :b])
 
-    def project_and_gate(params, x):
-        gates = sigmoid(linear(params.gate, x)).reshape(*x.shape[:-1], 3, g, r)
-        return jnp.moveaxis(gates, -4, -1), *project(params.heads, x, x)
-
-    def branches(cache):
-        return (y.reshape(3, g, *y.shape[1:]) for y in (cache.k, cache.v))
-
-    def apply(params, x, tokens):
-        def one(tokens, gates, q, k, v):
-            cache = append(init_cache(params.heads, x.shape[-2]), k, v, tokens)
-            phi = params.compress_k, params.compress_v
-            return native_sparse_attention(*phi, gates, q, *branches(cache), tokens.position, **sizes)
-
-        for _ in x.shape[:-2]:
-            one = jax.vmap(one, in_axes=(0 if tokens.position.ndim > 1 else None, 0, 0, 0, 0))
-        return merge(params.heads, one(tokens, *project_and_gate(params, x)).astype(x.dtype))
-
     def step(params, state, x, tokens):
-        gates, q, k, v = project_and_gate(params, x)
-        cache = append(state.cache, k, v, tokens)
-        k, v = branches(cache)
-        k_cmp = _completed(params.compress_k, state.k, k[0], tokens.position, stride)
-        v_cmp = _completed(params.compress_v, state.v, v[0], tokens.position, stride)
-        o = _added_branches(gates, q, k_cmp, v_cmp, k, v, tokens.position, length=length, **sizes)
-        return NativeSparseState(cache, k_cmp, v_cmp), merge(params.heads, o.astype(x.dtype))
+        gates, q, k, v = _gates_and_heads(params, x)
+        cache, k, v = _appended(state.cache, k, v, tokens)
+        blocks = _completed(params, state, k[0], v[0], tokens.position, stride)
+        o = _added_branches(gates, q, *blocks, k, v, tokens.position, length=length, **sizes)
+        return NativeSparseState(cache, *blocks), merge(params.heads, o.astype(x.dtype))
 
+    init = partial(init_native_sparse, g=g, r=r, k=k, v=v, length=length, bias=bias)
     return Mixer(init=init, apply=apply, init_state=init_state, step=step)
 
 
-def _completed(params, held, x, position, stride):
+def _check(length, stride, size, n):
+    if stride < 1 or length % stride or size % stride:
+        raise ValueError(f"A stride of {stride} must divide the length of blocks, {length}, and their size, {size}.")
+    _check_selected(n)
+
+
+def _gates_and_heads(params, x):
+    """Gates `(..., 3, g, r, t)`, q, k and v."""
+    _, g, r, _ = params.heads.w_q.shape
+    gates = sigmoid(linear(params.gate, x)).reshape(*x.shape[:-1], 3, g, r)
+    return jnp.moveaxis(gates, -4, -1), *project(params.heads, x, x)
+
+
+def _appended(cache, k, v, tokens):
+    """The cache with a chunk in it, and all keys and values that it holds then, branch by branch."""
+    cache = append(cache, k, v, tokens)
+    return cache, *(y.reshape(3, -1, *y.shape[1:]) for y in (cache.k, cache.v))
+
+
+def _completed(params, state, k, v, position, stride):
     """Compressed blocks after a chunk, of whose t tokens at most ⌈t / stride⌉ are the last of one.
 
     From the first of those blocks on so many are computed. If one is not whole yet no query sees it, and the step that
     completes it computes it again. A chunk of padding alone begins where the cache ends.
     """
-    start, l = position.min(where=position >= 0, initial=x.shape[1]), params.e.shape[0]
+    start, l = position.min(where=position >= 0, initial=k.shape[1]), params.compress_k.e.shape[0]
     first = jnp.maximum(-((l - 1 - start) // stride), 0)
     i = first + jnp.arange(-(-position.shape[0] // stride))
     places = (i[:, None] * stride + jnp.arange(l)).ravel()
-    blocks = jnp.take(x, places, axis=1, mode="fill", fill_value=0)  # side by side, so that none overlaps another
-    return held.at[:, i].set(compress(params, blocks, stride=l).astype(held.dtype), mode="drop")
+
+    def completed(phi, held, x):
+        blocks = jnp.take(x, places, axis=1, mode="fill", fill_value=0)  # side by side, so that none overlaps another
+        return held.at[:, i].set(compress(phi, blocks, stride=l).astype(held.dtype), mode="drop")
+
+    return completed(params.compress_k, state.k, k), completed(params.compress_v, state.v, v)
 
 
 def _added_branches(gates, q, k_cmp, v_cmp, k, v, position, *, length, stride, size, n, width):

@@ -13,7 +13,10 @@ from minilm.layers.linear_attention.convolution import (
 )
 from minilm.shapes import Mixer
 
-BEGINNINGS = ("random", "identity")
+BEGINNINGS = {
+    "random": init_short_convolution,
+    "identity": lambda key, width, d: init_identity_short_convolution(width, d),
+}
 
 
 class ConvolvedParams(NamedTuple):
@@ -44,30 +47,22 @@ def convolved_mixer(mixer: Mixer, *, width: int, initial: str = "random") -> Mix
       ValueError: for a width below 1, or another word for how it begins.
     """
     if width < 1 or initial not in BEGINNINGS:
-        raise ValueError(
-            f"A convolution is at least 1 wide and begins random or identity; it was told {width} and {initial!r}."
-        )
+        raise ValueError(f"A convolution is at least 1 wide and begins random or identity; told: {width}, {initial!r}.")
 
     def init(key, d_model):
         convolution_key, mixer_key = jax.random.split(key)
-        identity = init_identity_short_convolution(width, d_model)
-        convolution = identity if initial == "identity" else init_short_convolution(convolution_key, width, d_model)
-        return ConvolvedParams(convolution, mixer.init(mixer_key, d_model))
-
-    def empty(params, dtype):
-        return jnp.zeros((width - 1, params.convolution.shape[1]), jnp.promote_types(dtype, jnp.float32))
+        return ConvolvedParams(BEGINNINGS[initial](convolution_key, width, d_model), mixer.init(mixer_key, d_model))
 
     def apply(params, x, tokens):
         def convolve(x, position):
-            return short_convolution(params.convolution, empty(params, x.dtype), x, position >= 0)[1]
+            return short_convolution(params.convolution, _empty(params.convolution, x.dtype), x, position >= 0)[1]
 
-        for _ in x.shape[:-2]:
-            convolve = jax.vmap(convolve, in_axes=(0, 0 if tokens.position.ndim > 1 else None))
-        return mixer.apply(params.mixer, convolve(x, tokens.position), tokens)
+        convolved = jnp.vectorize(convolve, signature="(t,d),(t)->(t,d)")(x, tokens.position)
+        return mixer.apply(params.mixer, convolved, tokens)
 
     def init_state(params, size, dtype=None):
         wide = params.convolution.dtype if dtype is None else dtype
-        return ConvolvedState(empty(params, wide), mixer.init_state(params.mixer, size, dtype))
+        return ConvolvedState(_empty(params.convolution, wide), mixer.init_state(params.mixer, size, dtype))
 
     def step(params, state, x, tokens):
         inputs, x = short_convolution(params.convolution, state.inputs, x, tokens.position >= 0)
@@ -75,3 +70,7 @@ def convolved_mixer(mixer: Mixer, *, width: int, initial: str = "random") -> Mix
         return ConvolvedState(inputs, after), y
 
     return Mixer(init=init, apply=apply, init_state=init_state, step=step)
+
+
+def _empty(w, dtype):
+    return jnp.zeros((len(w) - 1, w.shape[1]), jnp.promote_types(dtype, jnp.float32))

@@ -1,6 +1,7 @@
 """DeltaNet, and DeltaNet with gates: the delta rule with its projections, as a block takes it."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -63,11 +64,11 @@ def init_delta(key, d: int, *, g: int, k: int, v: int, convolution: int = 4, dty
 
 
 def init_gated_delta(
-    key, d: int, *, g: int, k: int, v: int, convolution: int = 4, dtype=jnp.float32
+    key, d: int, *, g: int, k: int, v: int, convolution: int = 4, fastest: float = 16.0, dtype=jnp.float32
 ) -> GatedDeltaParams:
-    """As `init_delta`; and as in Mamba-2 rates exp(A) from 1 to 16, softplus(b) from 0.001 to 0.1.
+    """As `init_delta`; and as in Mamba-2 rates exp(A) from 1 to `fastest`, softplus(b) from 0.001 to 0.1.
 
-    Of its state a head then keeps from 99.9% (0.001 · 1) down to 20% (0.1 · 16) at each token.
+    Of its state a head then keeps from 99.9% (0.001 · 1) down to 20% (0.1 · 16, as published) at each token.
     """
     keys = jax.random.split(key, 5)
     softplus = jnp.exp(jax.random.uniform(keys[2], (g,), dtype, math.log(0.001), math.log(0.1)))
@@ -75,7 +76,7 @@ def init_gated_delta(
         delta=init_delta(keys[0], d, g=g, k=k, v=v, convolution=convolution, dtype=dtype),
         w_a=normal(keys[1], (d, g), fan_in=d, dtype=dtype),
         b_a=jnp.log(jnp.expm1(softplus)),
-        log_rate=jnp.log(jax.random.uniform(keys[3], (g,), dtype, 1, 16)),
+        log_rate=jnp.log(jax.random.uniform(keys[3], (g,), dtype, 1, fastest)),
         w_g=normal(keys[4], (d, g, v), fan_in=d, dtype=dtype),
     )
 
@@ -103,7 +104,7 @@ def delta_mixer(*, g: int, k: int, v: int, chunk: int = 32, convolution: int = 4
         return _recur(params, state, qkv, beta, jnp.zeros_like(beta), tokens, chunk)
 
     return state_mixer(
-        lambda key, d: init_delta(key, d, g=g, k=k, v=v, convolution=convolution),
+        partial(init_delta, g=g, k=k, v=v, convolution=convolution),
         _project,
         recur,
         lambda params, x, o: _merge(params, _normed(params, o)),
@@ -111,7 +112,7 @@ def delta_mixer(*, g: int, k: int, v: int, chunk: int = 32, convolution: int = 4
     )
 
 
-def gated_delta_mixer(*, g: int, k: int, v: int, chunk: int = 32, convolution: int = 4) -> Mixer:
+def gated_delta_mixer(*, g: int, k: int, v: int, chunk: int = 32, convolution: int = 4, fastest: float = 16.0) -> Mixer:
     r"""Gated DeltaNet as a block takes it: `gated_delta_mixer(g=8, k=64, v=64)`.
 
     $$ \ln a = -e^{A}\, \mathrm{softplus}(x W_a + b_a) $$
@@ -121,6 +122,7 @@ def gated_delta_mixer(*, g: int, k: int, v: int, chunk: int = 32, convolution: i
 
     Args:
       g, k, v, chunk, convolution: as `delta_mixer`'s.
+      fastest: rate of decay at which a head may begin (`init_gated_delta`).
     Returns:
       a `Mixer` of `GatedDeltaParams`, whose state is a `DeltaState`. Paper: arXiv:2412.06464.
     """
@@ -137,7 +139,7 @@ def gated_delta_mixer(*, g: int, k: int, v: int, chunk: int = 32, convolution: i
         return _merge(params.delta, _normed(params.delta, o) * silu(_heads(params.w_g, x)))
 
     return state_mixer(
-        lambda key, d: init_gated_delta(key, d, g=g, k=k, v=v, convolution=convolution),
+        partial(init_gated_delta, g=g, k=k, v=v, convolution=convolution, fastest=fastest),
         project,
         recur,
         merge,

@@ -1,5 +1,6 @@
 """Mamba-2: a fading state whose gate, key and query are read from the input, after a short convolution."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -62,8 +63,13 @@ def discretize(rate: Float[Array, " g"], step: Float[Array, "g t"]) -> Float[Arr
     return -jnp.exp(rate)[:, None] * step
 
 
-def init_mamba2(key, d: int, *, g: int, k: int, v: int, width: int = 4, dtype=jnp.float32) -> Mamba2Params:
-    """Weights N(0, 1/fan_in); rates of decay uniform in 1 to 16, steps log-uniform in 0.001 to 0.1, as in the paper."""
+def init_mamba2(
+    key, d: int, *, g: int, k: int, v: int, width: int = 4, fastest: float = 16.0, dtype=jnp.float32
+) -> Mamba2Params:
+    """Weights N(0, 1/fan_in); rates of decay uniform in 1 to `fastest`, steps log-uniform in 0.001 to 0.1.
+
+    A head begins with keeping from 99.9% (0.001 · 1) down to 20% (0.1 · 16, as published) of its state at each token.
+    """
     names = ("w_x", "w_b", "w_c", "w_step", "w_gate", "w_o", "rate", "step", "convolution")
     keys: dict[str, Any] = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     shapes = {"w_x": (d, g, v), "w_b": (d, k), "w_c": (d, k), "w_step": (d, g), "w_gate": (d, g, v), "w_o": (g, v, d)}
@@ -72,14 +78,14 @@ def init_mamba2(key, d: int, *, g: int, k: int, v: int, width: int = 4, dtype=jn
     return Mamba2Params(
         **{name: normal(keys[name], shape, fan_in=fans.get(name, d), dtype=dtype) for name, shape in shapes.items()},
         b_step=jnp.log(jnp.expm1(step)),  # what softplus turns into that step
-        rate=jnp.log(jax.random.uniform(keys["rate"], (g,), dtype, 1.0, 16.0)),
+        rate=jnp.log(jax.random.uniform(keys["rate"], (g,), dtype, 1.0, fastest)),
         skip=jnp.ones(g, dtype),
         convolution=init_short_convolution(keys["convolution"], width, g * v + 2 * k, dtype=dtype),
         norm=init_rms_norm(g * v, dtype),
     )
 
 
-def mamba2_mixer(*, g: int, k: int, v: int, width: int = 4, chunk: int = 64) -> Mixer:
+def mamba2_mixer(*, g: int, k: int, v: int, width: int = 4, fastest: float = 16.0, chunk: int = 64) -> Mixer:
     r"""Mamba-2 as a block takes it: `mamba2_mixer(g=4, k=16, v=16)`.
 
     $$ S_t = a_t S_{t-1} + b_t (\Delta_t x_t)^\top, \qquad y_t = S_t^\top c_t + D x_t, \qquad
@@ -91,6 +97,7 @@ def mamba2_mixer(*, g: int, k: int, v: int, width: int = 4, chunk: int = 64) -> 
       g: heads, which share their keys b and queries c.
       k: the width of a key, `d_state` in the paper's code; v: of a value, `headdim`.
       width: of the convolution.
+      fastest: rate of decay at which a head may begin (`init_mamba2`).
       chunk: tokens that `decay_chunked` takes at once.
     Returns:
       a `Mixer` of `Mamba2Params`, whose state is a `Mamba2State`. Paper: arXiv:2405.21060.
@@ -116,15 +123,13 @@ def mamba2_mixer(*, g: int, k: int, v: int, width: int = 4, chunk: int = 64) -> 
         y = rms_norm(params.norm, y * silu(matmul(x, _flat(params.w_gate))))
         return matmul(y, params.w_o.reshape(g * v, -1))
 
-    return state_mixer(
-        init=lambda key, d_model: init_mamba2(key, d_model, g=g, k=k, v=v, width=width),
-        project=project,
-        recur=recur,
-        merge=merge,
-        init_state=lambda params, size, dtype: Mamba2State(
-            jnp.zeros((width - 1, g * v + 2 * k), dtype), jnp.zeros((g, k, v), dtype)
-        ),
-    )
+    init = partial(init_mamba2, g=g, k=k, v=v, width=width, fastest=fastest)
+    return state_mixer(init, project, recur, merge, _empty)
+
+
+def _empty(params, size, dtype):
+    (width, channels), (_, g, v), (_, k) = params.convolution.shape, params.w_x.shape, params.w_b.shape
+    return Mamba2State(jnp.zeros((width - 1, channels), dtype), jnp.zeros((g, k, v), dtype))
 
 
 def _flat(w):

@@ -1,6 +1,7 @@
 """RetNet's retention: linear attention that forgets at a fixed rate, another in each head."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,13 @@ class RetentionParams(NamedTuple):
     heads: MultiHeadParams
     norm: RMSNormParams
     w_gate: Float[Array, "d g v"]
+
+
+def init_retention(key, d: int, *, g: int, k: int, v: int, dtype=jnp.float32) -> RetentionParams:
+    """Heads as `init_multi_head`'s without biases, the norm's scale 1, the gate N(0, 1/d)."""
+    heads_key, gate_key = jax.random.split(key)
+    heads = init_multi_head(heads_key, d, g=g, r=1, k=k, v=v, bias=False, dtype=dtype)
+    return RetentionParams(heads, init_rms_norm(v, dtype), normal(gate_key, (d, g, v), fan_in=d, dtype=dtype))
 
 
 def retention_decays(g: int) -> list[float]:
@@ -57,11 +65,6 @@ def retention_mixer(*, g: int, k: int, v: int, chunk: int = 64) -> Mixer:
       a `Mixer` of `RetentionParams`, whose state is `(g, k, v)`. Paper: arXiv:2307.08621.
     """
 
-    def init(key, d_model):
-        heads_key, gate_key = jax.random.split(key)
-        heads = init_multi_head(heads_key, d_model, g=g, r=1, k=k, v=v, bias=False)
-        return RetentionParams(heads, init_rms_norm(v), normal(gate_key, (d_model, g, v), fan_in=d_model))
-
     def recur(params, state, qkv, tokens):
         (q, k, v), real = qkv, tokens.position >= 0
         q, k = rotary(q[:, 0], tokens.position), rotary(k, tokens.position)
@@ -76,7 +79,7 @@ def retention_mixer(*, g: int, k: int, v: int, chunk: int = 64) -> Mixer:
         return merge(params.heads, (rms_norm(params.norm, o.astype(x.dtype)) * gate)[..., None, :, :])
 
     return state_mixer(
-        init,
+        init=partial(init_retention, g=g, k=k, v=v),
         project=lambda params, x: project(params.heads, x, x),
         recur=recur,
         merge=merged,

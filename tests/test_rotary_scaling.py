@@ -76,9 +76,18 @@ def test_frequencies_are_those_that_others_published(module, case):
     assert_close(np.array(found_magnitude), np.array(magnitude), FORMULA)
 
 
-@given(width=widths, theta=thetas, factor=factors, length=st.integers(1, 9000), truncate=st.booleans())
-def test_frequencies_equal_their_reference(width, theta, factor, length, truncate):
-    drawn = {"factor": factor, "length": length, "trained_length": 1024, "truncate": truncate}
+@given(
+    width=widths,
+    theta=thetas,
+    factor=factors,
+    length=st.integers(1, 9000),
+    trained_length=st.sampled_from([6, 64, 1024, 2**20]),  # both ends of YaRN's ramp before the first plane, ..., beyond
+    slow=st.sampled_from([1.0, 2.0]),
+    truncate=st.booleans(),
+)
+def test_frequencies_equal_their_reference(width, theta, factor, length, trained_length, slow, truncate):
+    drawn = {"factor": factor, "length": length, "trained_length": trained_length, "truncate": truncate}
+    drawn |= {"beta_slow": slow, "low_frequency_factor": slow}
     for name in ("rotary", "linear", "ntk", "dynamic_ntk", "yarn", "llama3"):
         function, by_hand = (getattr(module, f"{name}_frequencies") for module in (rotary_scaling, reference))
         options = {key: drawn[key] for key in drawn.keys() & inspect.signature(function).parameters.keys()}

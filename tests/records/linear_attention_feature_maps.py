@@ -5,19 +5,19 @@ from minilm.reference.linear_attention import feature_maps as reference
 from tests.records import Record
 from tests.strategies import arrays, sizes, weights
 
-SIZES = sizes((2, 3, 5), (4, 1, 2), (1, 4, 3))  # rows, k, m
+SIZES = sizes((2, 3, 3, 5), (1, 4, 1, 2), (3, 1, 4, 3))  # rows along two axes, k, m
 
 
 @st.composite
 def x_arguments(draw):
-    rows, k, _ = draw(SIZES)
-    return (draw(arrays(rows, k)),)
+    *rows, k, _ = draw(SIZES)
+    return (draw(arrays(*rows, k)),)
 
 
 @st.composite
 def projection_arguments(draw):
-    rows, k, m = draw(SIZES)
-    return draw(weights(m, k)), draw(arrays(rows, k))
+    *rows, k, m = draw(SIZES)
+    return draw(weights(m, k)), draw(arrays(*rows, k))
 
 
 def torch_elu(x):
@@ -30,8 +30,9 @@ def torch_taylor(x):
     """A Kronecker product of each row with itself."""
     import torch
 
-    rows = x / x.shape[-1] ** 0.25
-    return torch.stack([torch.cat([torch.ones(1), z, torch.kron(z, z) / 2**0.5]) for z in rows])
+    rows = x.flatten(0, -2) / x.shape[-1] ** 0.25
+    features = [torch.cat([torch.ones(1), z, torch.kron(z, z) / 2**0.5]) for z in rows]
+    return torch.stack(features).unflatten(0, x.shape[:-1])
 
 
 def torch_random(projection, x):

@@ -6,6 +6,7 @@ padding, as loud as it may be, since that nothing reads padding is the promise o
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
@@ -154,8 +155,18 @@ def assert_documents_are_kept_apart(s: Subject, seed: int):
     assert_close(y, np.concatenate([s.whole(x)[:first], alone[: T - first]]), FORMULA)
 
 
+def assert_weights_begin_apart(mixer: Mixer, d: int):
+    """No two are drawn with one key: the first numbers of both would rise and fall together."""
+    leaves = [np.ravel(w) for w in jax.tree.leaves(jax.jit(mixer.init, static_argnums=1)(jax.random.key(0), d))]
+    several = [w for w in leaves if w.size > 5 and len(set(w.tolist())) == w.size]
+    for a, b in combinations(several, 2):
+        n = min(a.size, b.size)
+        assert (np.argsort(a[:n]) != np.argsort(b[:n])).any()
+
+
 def assert_lawful(mixer: Mixer, d: int, *, documents: bool = True):
     """All of the above, and dtypes, for a mixer whose sizes are all different."""
+    assert_weights_begin_apart(mixer, d)
     s = subject(mixer, d)
     promises = [assert_the_future_is_not_seen, assert_pieces_make_the_whole, assert_padding_is_never_read]
     for promise in [*promises, *[assert_documents_are_kept_apart] * documents]:

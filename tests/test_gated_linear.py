@@ -162,3 +162,5 @@ def test_initial_weights_keep_the_variance_of_their_inputs():
     for name, width in inputs.items():
         assert abs(getattr(params, name).std() * np.sqrt(width) - 1) < 0.1, name
     assert (params.w_decay_in.shape, params.w_decay_out.shape) == ((50, 16), (16, 20, 30))
+    assert not params.b_decay.any()
+    assert (params.norm.scale == 1).all()

@@ -187,5 +187,10 @@ def test_initial_weights_keep_the_variance_of_their_inputs_and_rates_differ_by_d
     for name, width in inputs.items():
         assert abs(getattr(params, name).std() * np.sqrt(width) - 1) < 0.1, name
     assert (params.w_decay_in.shape, params.w_decay_out.shape) == ((50, 64), (64, 20, 30))
+    assert abs(params.w_decay_out.std() * 8 - 0.1) < 0.01
     assert (jnp.diff(params.b_decay, axis=1) > 0).all()
+    assert (params.b_decay[:, [0, -1]] == jnp.array([-6, -1])).all()
     assert ((params.shift >= 0) & (params.shift <= 1)).all()
+    assert abs(params.u.std() - 1) < 0.1
+    assert (params.norm.scale == 1).all()
+    assert not params.norm.bias.any()

@@ -81,9 +81,7 @@ def test_frequencies_are_those_that_others_published(module, case):
     theta=thetas,
     factor=factors,
     length=st.integers(1, 9000),
-    trained_length=st.sampled_from(
-        [6, 64, 1024, 2**20]
-    ),  # both ends of YaRN's ramp before the first plane, ..., beyond
+    trained_length=st.sampled_from([6, 64, 1024, 2**20]),  # YaRN's ramp is before the first plane, ..., behind the last
     slow=st.sampled_from([1.0, 2.0]),
     truncate=st.booleans(),
 )

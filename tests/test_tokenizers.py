@@ -265,12 +265,13 @@ def test_cutting_piece_by_piece_cuts_alike(text):
         pretokenize.PIECE = whole
 
 
-def test_encoding_time_grows_with_the_length_and_not_its_square():
+@pytest.mark.parametrize("what", ["encoding", "training"])
+def test_time_grows_with_the_length_of_a_word_and_not_its_square(what):
     tokenizer = trained_bpe()
 
     def seconds(text):
         start = time.process_time()
-        tokenizer.encode(text)
+        tokenizer.encode(text) if what == "encoding" else BPETokenizer.train([text], 300)
         return time.process_time() - start
 
     for letters in ("a", "ab", "the cat"):

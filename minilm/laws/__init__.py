@@ -25,6 +25,7 @@ minilm.laws.search.LawBroken: causality: an output before position 1 changes by 
 With -np.inf it holds, and `check` runs every law for which you give what it needs:
 
 >>> print(laws.check(lambda x: np.cumsum(x, 0), d=2, causal=True))
+shape kept                    holds
 determinism                   holds
 causality                     holds
 prefix equals whole           holds
@@ -40,7 +41,7 @@ batch equals one by one       not checked: give `batched=`
 order of examples irrelevant  not checked: give `batched=`
 agreement                     not checked: give `other=`
 <BLANKLINE>
-3 hold, 0 broken, 11 not checked
+4 hold, 0 broken, 11 not checked
 
 What you do not give is not checked, and the report says so; it is never counted as passed. In a test suite, one line:
 `laws.check(mixer, d=64, causal=True, step=step, init_state=init).raise_if_broken()`.
@@ -49,6 +50,7 @@ What you do not give is not checked, and the report says so; it is never counted
 
 | law                             | statement                                                                        |
 |---------------------------------|----------------------------------------------------------------------------------|
+| `shape_kept`                    | f(x) is (t, d), for one token too                                                |
 | `determinism`                   | f(x) = f(x)                                                                      |
 | `causality`                     | x[≤i] = x'[≤i] ⟹ f(x)[i] = f(x')[i], bitwise, the future 10⁴ times as loud       |
 | `causality_of_gradient`         | ∂f(x)[i] / ∂x[j] = 0 for j > i, exactly                                          |
@@ -154,6 +156,7 @@ from minilm.laws.dependence import (
     padding_ignored,
     permutation_equivariance,
     prefix_equals_whole,
+    shape_kept,
     window_honoured,
 )
 from minilm.laws.equality import (
@@ -212,9 +215,9 @@ from minilm.laws.tokenization import (
 
 # fmt: off
 LAWS = (
-    determinism, causality, causality_of_gradient, prefix_equals_whole, window_honoured, permutation_equivariance,
-    weights_sum_to_one, gradient_equals_differences, cached_equals_full, padding_ignored, documents_kept_apart,
-    batch_equals_one_by_one, order_of_examples_irrelevant, agreement,
+    shape_kept, determinism, causality, causality_of_gradient, prefix_equals_whole, window_honoured,
+    permutation_equivariance, weights_sum_to_one, gradient_equals_differences, cached_equals_full, padding_ignored,
+    documents_kept_apart, batch_equals_one_by_one, order_of_examples_irrelevant, agreement,
     masking_equals_removing, empty_rows_give_zero, empty_rows_have_finite_gradients, same_attention,
     grouped_equals_repeated, rotary_depends_on_distance, bias_depends_on_distance, alibi_slopes_as_published,
     recurrence_equals_loop, final_state_ignores_padding, same_cell,
@@ -235,8 +238,8 @@ __all__ = [
     "masking_equals_removing", "min_p", "non_negative", "order_of_examples_irrelevant",
     "order_of_positions_irrelevant", "padding_ignored", "permutation_equivariance", "pieces_join",
     "prefix_equals_whole", "recurrence_equals_loop", "rotary_depends_on_distance", "same_attention", "same_cell",
-    "same_key_same_token", "scale_invariance", "shift_invariance", "softmax", "special_tokens_stay_text", "support",
-    "text_round_trip", "top_k", "top_p", "unit_output", "weights_sum_to_one", "window_honoured",
+    "same_key_same_token", "scale_invariance", "shape_kept", "shift_invariance", "softmax", "special_tokens_stay_text",
+    "support", "text_round_trip", "top_k", "top_p", "unit_output", "weights_sum_to_one", "window_honoured",
     "zero_temperature_is_argmax",
 ]
 # fmt: on

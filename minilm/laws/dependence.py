@@ -8,6 +8,25 @@ from hypothesis import strategies as st
 from minilm.laws.search import BITWISE, USUAL, LawBroken, Search, apart, array, forall
 
 
+def shape_kept(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""Each token gets one output of the width d, a single token too.
+
+    $$ x \in \mathbb R^{t \times d} \implies f(x) \in \mathbb R^{t \times d} $$
+
+    The other laws compare outputs with each other, and of what is not there they could find nothing.
+    """
+
+    @st.composite
+    def inputs(draw):
+        return {"x": draw(search.array(draw(search.length()), d))}
+
+    def violation(x):
+        shape = array(mixer(x)).shape
+        return None if shape == x.shape else f"the output has shape {shape} where {x.shape} was expected"
+
+    forall("shape kept", inputs(), violation, search)
+
+
 def determinism(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
     r"""The same input twice gives the same output twice: dropout is off and nothing is carried over.
 

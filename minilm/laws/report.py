@@ -94,6 +94,7 @@ def check(
     common = {"d": d, "search": search}
     return Report(
         (
+            _try(dependence.shape_kept, mixer, **common),
             _try(dependence.determinism, mixer, **common),
             _try(dependence.causality, mixer, needs={"causal=True": causal}, **common),
             _try(dependence.prefix_equals_whole, mixer, needs={"causal=True": causal}, **common),

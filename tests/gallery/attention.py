@@ -3,8 +3,9 @@
 import numpy as np
 
 from minilm import laws
+from minilm.reference.rotary_scaling import yarn_frequencies
 from tests.gallery import plant
-from tests.gallery.textbook import attend, attend_backward, rotate, softmax
+from tests.gallery.textbook import W_K, W_Q, W_V, D, attend, attend_backward, causal, rotate, softmax, turn
 
 
 def scores(q, k):
@@ -128,6 +129,41 @@ def rotary_by_index():
     """The position argument ignored for `arange`: one shared index for all rows of a left-padded batch: unsloth pull
     request 4078."""
     return lambda x, position: rotate(x, np.arange(len(x))), rotate
+
+
+def by_formula(fast, slow, *, factor=4.0, length=512):
+    """YaRN as its paper writes it: frequencies of the two planes, and the magnitude of what they turn."""
+    m, w = np.arange(D // 2), 10000.0 ** (-2 * np.arange(D // 2) / D)
+    first, last = (D * np.log(length / (2 * np.pi * turns)) / (2 * np.log(10000.0)) for turns in (fast, slow))
+    slowed = np.clip((m - first) / (last - first), 0, 1)
+    return (1 - slowed) * w + slowed * w / factor, 0.1 * np.log(factor) + 1
+
+
+def yarn_attention(frequencies, magnitude):
+    def mixer(x):
+        q, k = (magnitude * turn(x @ w, np.arange(len(x))[:, None] * frequencies) for w in (W_Q, W_K))
+        return attend(q, k, x @ W_V, causal(len(x)))
+
+    return mixer
+
+
+def published_yarn():
+    return yarn_attention(*yarn_frequencies(D, factor=4.0, trained_length=512, truncate=False))
+
+
+@plant(laws.agreement, d=D)
+def the_two_betas_of_yarn_exchanged():
+    """Fast planes slowed and slow ones kept: torchtitan pull request 3787."""
+    swapped, right = yarn_attention(*by_formula(1.0, 32.0)), yarn_attention(*by_formula(32.0, 1.0))
+    return (swapped, published_yarn()), (right, published_yarn())
+
+
+@plant(laws.agreement, d=D)
+def the_magnitude_of_yarn_forgotten():
+    """Frequencies from the configuration, and its factor on cosine and sine ignored: mlx-lm pull request 1507."""
+    frequencies, magnitude = by_formula(32.0, 1.0)
+    forgetful, right = yarn_attention(frequencies, 1.0), yarn_attention(frequencies, magnitude)
+    return (forgetful, published_yarn()), (right, published_yarn())
 
 
 @plant(laws.bias_depends_on_distance)

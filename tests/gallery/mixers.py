@@ -20,6 +20,14 @@ from tests.gallery.textbook import (
 )
 
 
+@plant(laws.shape_kept, d=D)
+def a_squeeze_without_an_axis():
+    """What takes away a batch of one takes away whatever else is one, here a text of one token:
+    antklen/sasrec-bert4rec-recsys23 pull request 1."""
+    mixed = lambda x: self_attention(x, causal(len(x)))[None]  # noqa: E731
+    return lambda x: mixed(x).squeeze(), lambda x: mixed(x).squeeze(0)
+
+
 @plant(laws.determinism, d=D)
 def dropout_left_on():
     """Embeddings that differ from call to call because nobody called `.eval()`: transformers issue 2401."""

@@ -32,8 +32,12 @@ def self_attention(x, mask):
 def rotate(x, position, theta=10000.0):
     """Rotary embedding, half layout: component j turns with component j + k/2."""
     half = x.shape[-1] // 2
-    angle = np.asarray(position)[:, None] / theta ** (np.arange(half) / half)
-    a, b = x[:, :half], x[:, half:]
+    return turn(x, np.asarray(position)[:, None] / theta ** (np.arange(half) / half))
+
+
+def turn(x, angle):
+    """Rows of x by the angles of their planes, (t, k/2)."""
+    a, b = np.split(x, 2, axis=1)
     return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], 1)
 
 

@@ -133,25 +133,25 @@ def learn_merges(counts: Mapping[str, int], size: int) -> tuple[list[bytes], lis
             token_bytes.append(token)
         new = chr(ids[token])
         touched = {}
-        for i in places:
-            word, n = symbols[i], weight[i]
+        for i in dict.fromkeys(places):
+            word, n, end = symbols[i], weight[i], 0
             at = word.find(pair)
             while at >= 0:
                 if at:
-                    before = word[at - 1]
+                    before = new if at == end else word[at - 1]
                     pair_counts[before + a] -= n
                     changed = before + new
                     pair_counts[changed] = pair_counts.get(changed, 0) + n
                     touched.setdefault(changed, []).append(i)
-                after = word[at + 2 : at + 3]
+                end = at + 2
+                after = word[end : end + 1]
                 if after:
                     pair_counts[b + after] -= n
                     changed = new + after
                     pair_counts[changed] = pair_counts.get(changed, 0) + n
                     touched.setdefault(changed, []).append(i)
-                word = word[:at] + new + word[at + 2 :]
-                at = word.find(pair, at + 1)
-            symbols[i] = word
+                at = word.find(pair, end)
+            symbols[i] = word.replace(pair, new)  # at once, or a long word would be copied at each of its pairs
         for pair, places in touched.items():
             if pair_counts[pair] > 0:
                 heappush(heap, (-pair_counts[pair], pair, places))

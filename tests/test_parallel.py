@@ -7,15 +7,16 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from minilm.layers.linear import LinearParams
 from minilm.layers.recurrent.gru import GRUParams
 from minilm.parallel import axis_letters, make_mesh
-from tests.tolerances import SHARDED
+from tests.tolerances import MODEL, SHARDED, assert_close
 
 MESHES = ["data=8", "data=4,model=2", "fsdp=8", "data=2,sequence=4", "data=2,fsdp=2,model=2"]
-COMPARED = ("loss", "gradient", "descent", "adamw loss", "muon loss")
+COMPARED = ("loss", "gradient", "descent", "adamw", "adamw loss", "muon", "muon loss")
 
 # Run on eight devices that the CPU pretends to be, which JAX must be told before it starts.
 PROGRAM = """
@@ -32,9 +33,15 @@ def distance(tree, other):
     leaves = [[np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(t))] for t in (tree, other)]
     return float(max(np.abs(a - b).max() for a, b in zip(*leaves)) / max(np.abs(b).max() for b in leaves[1]))
 
-# Adam divides a gradient by its size, so of a gradient that is zero but for rounding, as a key's bias has, it makes a
-# whole step in any direction. What such a step leaves alone is the loss; the parameters are compared after a descent.
+# Adam divides a gradient by its size, so of one that is zero but for rounding, as a key's bias has, it makes a whole
+# step in any direction, which leaves the loss alone. Such entries are compared after a descent; after Adam, those whose
+# gradient is more than a thousandth of the largest.
 OPTIMIZERS["descent"] = lambda config, rate: optax.sgd(rate)
+
+def directed(params, gradient):
+    params, gradient = jax.device_get((params, gradient))
+    floor = 1e-3 * max(np.abs(g).max() for g in jax.tree.leaves(gradient))
+    return jax.tree.map(lambda p, g: np.where(np.abs(g) > floor, p, 0), params, gradient)
 
 found = []
 for model, meshes in ((gpt, sys.argv[1:]), (modern, sys.argv[-1:])):
@@ -60,7 +67,8 @@ for model, meshes in ((gpt, sys.argv[1:]), (modern, sys.argv[-1:])):
             placed = place_state(jax.tree.map(jnp.array, state))
             places = jax.tree.map(lambda leaf: leaf.sharding, placed)
             there, _ = step(placed, place_batch(calls))
-            row[name] = distance(there.params, here.params)
+            ends = (there.params, here.params)
+            row[name] = distance(*(ends if name == "descent" else (directed(end, gradient) for end in ends)))
             (value_there, _), _ = slope(there.params, place_batch(batch))
             row[name + " loss"] = distance(value_there, slope(here.params, batch)[0][0])
             stays = jax.tree.map(lambda place, leaf: place.is_equivalent_to(leaf.sharding, leaf.ndim), places, there)
@@ -99,6 +107,43 @@ def test_eight_devices_compute_what_one_does_and_hold_each_parameter_where_the_m
         assert max(value for name, value in row.items() if name in COMPARED) <= bound, row
         assert all(value for name, value in row.items() if name.endswith("stays")), row
         assert (row["divided"] > 0) == ("model" in row["mesh"] or "fsdp" in row["mesh"]), row
+
+
+# A whole run on two meshes beside one on one device, and one that is interrupted on a mesh and goes on.
+RUNS = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from minilm import trainer
+from tests.test_trainer import StopAfter, config, history, quiet, tensors
+
+root = Path(sys.argv[1])
+
+def train(name, mesh):
+    told = config(str(root / "text"), root / name, mesh=mesh)
+    trainer.train(replace(told, data=replace(told.data, tokenizer="bpe", vocab_size=300)), quiet())
+
+for name, mesh in (("one", ""), ("model", "data=2,model=2"), ("fsdp", "fsdp=2")):
+    train(name, mesh)
+trainer.Interruption, whole = StopAfter(2), trainer.Interruption
+train("pieces", "fsdp=2")
+trainer.Interruption = whole
+trainer.resume(root / "pieces", console=quiet())
+same = all((a == b).all() for a, b in zip(*(tensors(root / name).values() for name in ("fsdp", "pieces"))))
+print(json.dumps({name: history(root / name) for name in ("one", "model", "fsdp", "pieces")} | {"same": same}))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_a_mesh_learns_what_one_on_one_device_does_and_goes_on_where_it_was_interrupted(tmp_path):
+    (tmp_path / "text").mkdir()
+    for i, letters in enumerate(np.random.default_rng(0).choice([*"aeinst "], (40, 300))):
+        (tmp_path / "text" / f"{i}.txt").write_text("".join(letters))
+    found = json.loads(on_eight_devices(RUNS, str(tmp_path)).splitlines()[-1])
+    assert found["pieces"] == found["fsdp"]
+    assert found["same"]
+    numbers = {name: [list(record.values()) for record in found[name]] for name in ("one", "model", "fsdp")}
+    assert_close([numbers["model"], numbers["fsdp"]], [numbers["one"]] * 2, MODEL, jnp.float32)
 
 
 def test_packed_gates_and_absent_biases_have_letters():

@@ -211,6 +211,8 @@ def check(config: TrainConfig) -> TrainConfig:
             raise ValueError(
                 f"--{name.replace('_', '-')} is {getattr(config.optimization, name)}, and must be more than 0."
             )
+    if not 0 <= config.architecture.dropout < 1:
+        raise ValueError(f"--dropout is {config.architecture.dropout}, and must be a share from 0 to below 1.")
     if not 0 < config.data.held_out < 1:
         raise ValueError(f"--held-out is {config.data.held_out}, and must be a share between 0 and 1.")
     if config.samples < 0:
@@ -242,7 +244,27 @@ def _build(kind, values):
         raise ValueError(
             f"A saved {kind.__name__} has no field {unknown}: it was written by another version of minilm."
         )
+    for known in dataclasses.fields(kind):
+        name, expected = known.name, types_by_name[known.name]
+        if name in values and not _fits(expected, values[name]):
+            told = expected.__name__ if isinstance(expected, type) else str(expected).removeprefix("typing.")
+            raise ValueError(
+                f"A saved {kind.__name__} has {name} {values[name]!r}, where {told} was expected: restore the file, or "
+                f"train anew."
+            )
     return kind(**{name: _convert(types_by_name[name], value) for name, value in values.items()})
+
+
+def _fits(kind, value):
+    """Whether JSON's value is one of the kind; what is nested in a dataclass is looked at when that is built."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return value in arguments
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, list) and all(_fits(arguments[0], one) for one in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return dataclasses.is_dataclass(kind) or isinstance(value, (int, float) if kind is float else arguments or kind)
 
 
 def _convert(kind, value):

@@ -136,7 +136,10 @@ def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> Non
 def read_model(folder: Path) -> tuple[Any, Any]:
     """The module of `minilm.models` that the run trains, and its Config."""
     described = _parsed(folder / "model.json", lambda: json.loads(_read(folder, "model.json")))
-    model = model_named(described["model"])
+    if not isinstance(described, dict) or described.keys() != {"model", "config"}:
+        path = folder / "model.json"
+        raise ValueError(f"{path} is damaged, for it holds no model with its config: restore it, or train anew.")
+    model = model_named(str(described["model"]))
     return model, from_json(model.Config, json.dumps(described["config"]))
 
 

@@ -153,6 +153,10 @@ def test_benchmarks_are_listed_with_their_question(capsys):
         (["tokenize", "A", "--tokenizer", "none.json"], "There is no tokenizer at none.json"),
         (["train", "--resume", "none"], "none is not the folder of a run: it has no config.json"),
         (["train", "--steps", "0"], "--steps is 0, and must be at least 1"),
+        (
+            ["train", "--dropout", "1.5", "--corpus", "none.txt"],
+            "--dropout is 1.5, and must be a share from 0 to below 1",
+        ),
         (["train", "--corpus", "none.txt"], "none.txt"),
         (["train", "--model", "gtp"], "There is no model 'gtp'"),
     ],

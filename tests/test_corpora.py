@@ -105,7 +105,8 @@ def test_bad_input_is_named_in_a_sentence(tmp_path, monkeypatch):
     refused("ab漢字".encode("gb18030"), ValueError, r"input.txt is not utf-8: byte 2 .*for example gb18030")
     refused(b"abc\xff\xff", ValueError, r"input.txt is not gb18030: byte 3", "gb18030")
     refused("é".encode()[:1], ValueError, r"input.txt is not utf-8: byte 0 \(unexpected end of data\)")
-    refused(b"abc", ValueError, "no encoding called 'klingon'", "klingon")
+    refused(b"abc", ValueError, "no encoding of text called 'klingon'", "klingon")
+    refused(b"abc", ValueError, "no encoding of text called 'base64'", "base64")
     monkeypatch.setattr(corpora, "BLOCK", 4)
     refused(b"abc\xe6\xbc\xa2\xe6(", ValueError, r"input.txt is not utf-8: byte 6")
     with pytest.raises(FileNotFoundError, match=r"no file, folder or match for 'nowhere\*'"):

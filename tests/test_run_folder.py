@@ -146,3 +146,29 @@ def test_a_damaged_description_is_named(name, tmp_path):
     with pytest.raises(ValueError, match=rf"{name} is damaged, for it is no JSON: .*\. Restore it, or train anew\."):
         read(tmp_path)
     assert not checkpoint.steps(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "sentence"),
+    [
+        ("config.json", '{"steps": "many"}', "A saved TrainConfig has steps 'many', where int was expected"),
+        (
+            "config.json",
+            '{"data": {"held_out": true}}',
+            "A saved DataConfig has held_out True, where float was expected",
+        ),
+        ("config.json", '{"baselines": "xz"}', r"has baselines 'xz', where tuple.* was expected"),
+        ("config.json", '{"optimization": {"schedule": "sine"}}', "has schedule 'sine', where .*cosine.* was expected"),
+        ("config.json", '{"optimization": 3}', "A saved OptimizerConfig has no field 3"),
+        ("model.json", "[]", "model.json is damaged, for it holds no model with its config"),
+        ("model.json", '{"model": "gpt"}', "model.json is damaged, for it holds no model with its config"),
+        ("model.json", '{"model": [], "config": {}}', r"There is no model '\[\]'"),
+        ("model.json", '{"model": "gpt", "config": {"n_heads": 0.5}}', "A saved Config has n_heads 0.5, where int was"),
+    ],
+)
+def test_a_description_that_fits_nothing_says_what_was_expected(name, contents, sentence, tmp_path):
+    run_folder.write_config(tmp_path, QUICK)
+    (tmp_path / name).write_text(contents)
+    read = run_folder.read_config if name == "config.json" else run_folder.read_model
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path)

@@ -123,9 +123,14 @@ def test_clipping_equals_optax_and_never_leaves_a_longer_gradient(seed, scale, l
     assert_close(np.sqrt(sum((g**2).sum() for g in clipped)), min(norm, largest), LAYER)
 
 
-@pytest.mark.parametrize("final", [0.0, 0.02])
-def test_schedules_equal_optax_at_every_step(final):
-    peak, warmup, decay, steps = 0.3, 7, 5, 31
+@given(
+    peak=st.sampled_from([1e-4, 0.3]),
+    warmup=st.integers(1, 9),
+    decay=st.integers(1, 9),
+    steps=st.integers(20, 31),
+    final=st.sampled_from([0.0, 2e-5]),
+)
+def test_schedules_equal_optax_at_every_step(peak, warmup, decay, steps, final):
     warm = optax.linear_schedule(0.0, peak, warmup)
     pairs = (
         (lambda s: optimizers.constant(s, peak), optax.constant_schedule(peak)),

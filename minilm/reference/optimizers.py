@@ -1,4 +1,4 @@
-r"""The optimizers and learning-rate schedules that minilm takes from Optax, by hand.
+r"""The optimizers that minilm takes from Optax and the usual learning-rate schedules, by hand.
 
 Each optimizer is one step for one array: `adam(state, g, rate) -> (state, update)`, and the parameter becomes
 `w + update`. A state is None before the first step, which stands for zeros. The symbols are the papers': g the

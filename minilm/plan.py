@@ -26,7 +26,7 @@ from minilm.config import TrainConfig
 from minilm.data.batching import Batch
 from minilm.flops import executed_flops
 from minilm.optimizers import make_optimizer
-from minilm.training import init_state
+from minilm.training import in_precision, init_state
 
 
 class Plan(NamedTuple):
@@ -58,7 +58,7 @@ def make_plan(model, model_config, config: TrainConfig) -> Plan:
     Args:
       model: a namespace of `minilm.models`.
       model_config: its Config, with `context_length`.
-      config: the batch and the optimizer. The forward and backward passes are planned in float32.
+      config: the batch, the optimizer, and the precision of the training step.
     """
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), model_config))
     b, t = config.batch_size // config.accumulate, model_config.context_length
@@ -69,17 +69,17 @@ def make_plan(model, model_config, config: TrainConfig) -> Plan:
     def logits(params, tokens):
         return model.apply(params, tokens, config=model_config)
 
-    def loss(params, batch):
-        return model.loss(params, batch, config=model_config)[0]
+    def loss(model_config):
+        return in_precision(functools.partial(model.loss, config=model_config), config.compute_dtype)
 
     return Plan(
         parameters=parameters_by_part(params),
         forward_flops=executed_flops(logits, params, batch.tokens) / (b * t),
-        training_flops=executed_flops(jax.grad(loss), params, batch) / (b * t),
+        training_flops=executed_flops(jax.grad(loss(model_config), has_aux=True), params, batch) / (b * t),
         weights=bytes_of(params),
         gradients=bytes_of(params),
         optimizer=bytes_of(state.optimizer),
-        activations=_activations(model, model_config, params, batch),
+        activations=_activations(loss, model_config, params, batch),
         cache=bytes_of(jax.eval_shape(functools.partial(model.init_state, size=t, config=model_config), params)),
     )
 
@@ -105,15 +105,14 @@ def bytes_of(tree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _activations(model, config, params, batch) -> int:
+def _activations(loss, config, params, batch) -> int:
     """What `jax.vjp` keeps for the backward pass, beyond the parameters.
 
     With rematerialisation it keeps little, and while one block runs backwards, that block's own activations again.
     """
 
     def kept(config):
-        loss = functools.partial(model.loss, config=config)
-        residuals = jax.eval_shape(lambda p, batch: jax.vjp(lambda p: loss(p, batch)[0], p)[1], params, batch)
+        residuals = jax.eval_shape(lambda p, batch: jax.vjp(lambda p: loss(config)(p, batch)[0], p)[1], params, batch)
         return bytes_of(residuals) - bytes_of(params)
 
     if not getattr(config, "remat", False):

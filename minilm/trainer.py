@@ -128,7 +128,7 @@ class _Machine(NamedTuple):
 def _build(config: TrainConfig, folder: Path) -> _Machine:
     model, model_config = run_folder.read_model(folder)
     loss = functools.partial(model.loss, config=model_config)
-    loss = loss if config.compute_dtype == "float32" else in_precision(loss, config.compute_dtype)
+    loss = in_precision(loss, config.compute_dtype)
     optimizer = make_optimizer(config.optimization, config.steps)
     place_state, place_batch = _placement(config.mesh)
     return _Machine(

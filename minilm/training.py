@@ -17,6 +17,10 @@ import optax
 
 from minilm.precision import cast_weights
 
+# What `jax.checkpoint` recomputes stands behind a barrier. In JAX 0.10 XLA's compiler for CPUs takes it away too soon,
+# finds that the same was computed before, and keeps that instead: rematerialisation would save nothing.
+KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
 
 class TrainState(NamedTuple):
     """All that one step hands to the next: with the config and the data it decides the rest of the run, bit for bit."""
@@ -35,7 +39,12 @@ def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
 
 
 def in_precision(loss: Callable, dtype) -> Callable:
-    """The loss with its matrix products in `dtype`; gradients arrive in the parameters' precision, through the cast."""
+    """The loss with its matrix products in `dtype`; gradients arrive in the parameters' precision, through the cast.
+
+    In float32, which parameters are in, it is the loss itself.
+    """
+    if jnp.dtype(dtype) == jnp.float32:
+        return loss
     return lambda params, batch, key=None: loss(cast_weights(params, dtype), batch, key=key)
 
 
@@ -90,7 +99,11 @@ def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(params, optimizer_state, state.step + 1), metrics
 
-    return jax.jit(lambda state, batches: jax.lax.scan(one_step, state, batches), donate_argnums=0)
+    def several_steps(state, batches):
+        return jax.lax.scan(one_step, state, batches)
+
+    options = KEPT_BARRIERS if jax.default_backend() == "cpu" else None
+    return jax.jit(several_steps, donate_argnums=0, compiler_options=options)
 
 
 # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────

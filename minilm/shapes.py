@@ -1,15 +1,16 @@
 """The letters that name axes, in annotations, einsum strings, docstrings and prose alike.
 
-| letter | axis                                 | letter | axis                               |
-|--------|--------------------------------------|--------|------------------------------------|
-| `t`    | query position                       | `f`    | feed-forward width                 |
-| `s`    | key position, slot of a cache        | `n`    | vocabulary                         |
-| `d`    | model width                          | `p`    | row of a learned position table    |
-| `g`    | key/value head                       | `i`    | input width                        |
-| `r`    | query head per key/value head        | `h`    | hidden width of a recurrent cell   |
-| `k`    | query/key width of a head            | `o`    | output width                       |
-| `v`    | value width of a head                | `c`    | tag, class                         |
-|        |                                      | `...`  | any leading axes                   |
+| letter | axis                                 | letter | axis                                           |
+|--------|--------------------------------------|--------|------------------------------------------------|
+| `t`    | query position                       | `f`    | feed-forward width                             |
+| `s`    | key position, slot of a cache        | `n`    | vocabulary                                     |
+| `d`    | model width                          | `p`    | row of a learned table of positions            |
+| `g`    | key/value head                       | `i`    | input width                                    |
+| `r`    | query head per key/value head        | `h`    | hidden width of a recurrent cell               |
+| `k`    | query/key width of a head            | `o`    | output width                                   |
+| `v`    | value width of a head                | `c`    | tag, class; block that may be selected         |
+| `m`    | width of a memory; feature           | `b`    | block of keys, compressed to one               |
+|        |                                      | `...`  | any leading axes                               |
 
 `parallel.py` reads these letters off the parameters' annotations to place them on many devices, so a weight's
 annotation is not decoration. Inside a body, single letters are the paper's symbols.

@@ -272,6 +272,20 @@ def test_the_readme_says_of_every_variant_what_the_table_says():
         assert f"| `{name}` | {row.about} | {options} | {row.paper} |" in readme
 
 
+def test_every_letter_of_an_axis_stands_in_the_table_and_the_readme_has_that_table():
+    told = dict(re.findall(r"\| `(\w)` +\| ([^|]+?) +(?=\|)", minilm.shapes.__doc__ or ""))
+    used = {
+        letter
+        for path, text in sources().items()
+        if path.startswith("minilm/layers") or path == "minilm/losses.py"
+        for axes in re.findall(r'(?:Float|Int|Bool)\[Array, "([^"]*)"\]', text)
+        for letter in re.findall(r"\b[a-z]\b", axes)
+    }
+    assert used == told.keys()
+    readme = dict(re.findall(r"\| `(\w)` \| ([^|]+?) (?=\|)", (ROOT / "README.md").read_text()))
+    assert told.items() <= readme.items()
+
+
 def test_every_module_can_be_imported():
     for module in pkgutil.walk_packages(minilm.__path__, "minilm."):
         importlib.import_module(module.name)

@@ -57,6 +57,21 @@ def test_states_and_sums_are_in_float32(name):
     assert_only_the_output_is_rounded(lambda *each: chunked(*each, **chunk), [state], given)
 
 
+@pytest.mark.parametrize("name", ["gated", "rwkv6"])  # the others ask for a state in float32 or wider
+def test_a_state_in_sixteen_bits_is_rounded_at_the_end_alone(name):
+    module, more, chunk = FORMS[name]
+    state, given = inputs(more)
+    narrow, given = state.astype(jnp.bfloat16), [x.astype(jnp.float32) for x in given]
+    first = [x[:, 0] if x.shape[:2] == (G, T) else x for x in given]
+    step, chunked = getattr(module, f"{name}_step"), partial(getattr(module, f"{name}_chunked"), **chunk)
+    for form, each in ((step, first), (chunked, given)):
+        after, o = form(narrow, *each)
+        expected, expected_o = form(narrow.astype(jnp.float32), *each)
+        assert (after.dtype, o.dtype) == (jnp.bfloat16, jnp.float32)
+        np.testing.assert_array_equal(after, expected.astype(jnp.bfloat16))
+        np.testing.assert_array_equal(o, expected_o)
+
+
 def test_features_are_computed_in_float32():
     x, projection = inputs({})[1][0], jnp.asarray(np.random.default_rng(1).standard_normal((7, K)), jnp.float32)
     for feature_map in (taylor_features, partial(random_features, projection)):

@@ -239,8 +239,9 @@ def from_json(kind, text: str):
 
 def _build(kind, values):
     types_by_name = typing.get_type_hints(kind)
-    if not isinstance(values, dict) or set(values) - set(types_by_name):
-        unknown = ", ".join(sorted(set(values) - set(types_by_name))) if isinstance(values, dict) else repr(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"A saved {kind.__name__} is {values!r}, where its fields were expected: restore the file.")
+    if unknown := ", ".join(sorted(set(values) - set(types_by_name))):
         raise ValueError(
             f"A saved {kind.__name__} has no field {unknown}: it was written by another version of minilm."
         )

@@ -17,6 +17,7 @@ with masked keys count, for they are computed. What is no matrix product (norms,
 
 import dataclasses
 import functools
+from collections import Counter
 from typing import NamedTuple
 
 import jax
@@ -106,14 +107,15 @@ def bytes_of(tree) -> int:
 
 
 def _activations(loss, config, params, batch) -> int:
-    """What `jax.vjp` keeps for the backward pass, beyond the parameters.
+    """What `jax.vjp` keeps for the backward pass, but for the parameters themselves; rounded copies of them count.
 
     With rematerialisation it keeps little, and while one block runs backwards, that block's own activations again.
     """
 
     def kept(config):
         residuals = jax.eval_shape(lambda p, batch: jax.vjp(lambda p: loss(config)(p, batch)[0], p)[1], params, batch)
-        return bytes_of(residuals) - bytes_of(params)
+        made, there = (Counter((x.size, x.dtype) for x in jax.tree.leaves(tree)) for tree in (residuals, params))
+        return sum(count * size * dtype.itemsize for (size, dtype), count in (made - there).items())
 
     if not getattr(config, "remat", False):
         return kept(config)

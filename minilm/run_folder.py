@@ -74,7 +74,7 @@ def read_config(folder: Path) -> TrainConfig:
 def _parsed(path, parse):
     try:
         return parse()
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, for it is no JSON: {error}. Restore it, or train anew.") from None
 
 

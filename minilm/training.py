@@ -17,8 +17,8 @@ import optax
 
 from minilm.precision import cast_weights
 
-# What `jax.checkpoint` recomputes stands behind a barrier. In JAX 0.10 XLA's compiler for CPUs takes it away too soon,
-# finds that the same was computed before, and keeps that instead: rematerialisation would save nothing.
+# What `jax.checkpoint` recomputes stands behind a barrier. Before JAX 0.12 XLA's compiler for CPUs takes it away too
+# soon, finds that the same was computed before, and keeps that instead: rematerialisation would save nothing.
 KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
@@ -80,7 +80,7 @@ def gradient_of_parts(loss: Callable, params, parts, keys):
     return jax.lax.fori_loop(1, len(keys), add, contribution(*part_of(0)))
 
 
-def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int) -> Callable:
+def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int, *, remat: bool = False) -> Callable:
     """The compiled training step: a function of (state, batches) to (state, metrics) that makes several steps a call.
 
     Its batches have two leading axes, `(steps, parts, ...)`: one call scans as many steps as the first is long, each
@@ -88,6 +88,9 @@ def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int
     the state that went in is gone afterwards. Dropout's key is folded from (seed, step), never carried: the
     hundredth step is the same whether or not the run was interrupted after the fiftieth, and whether calls make
     one step or ten. Metrics are arrays `(steps,)`: `loss` in nats and `gradient_norm` before clipping.
+
+    `remat=True` says that the loss recomputes (`jax.checkpoint`), so that a CPU's compiler lets it; JAX then takes the
+    step at the top alone, and inside no other compiled function.
     """
 
     def one_step(state, parts):
@@ -102,8 +105,8 @@ def make_step(loss: Callable, optimizer: optax.GradientTransformation, seed: int
     def several_steps(state, batches):
         return jax.lax.scan(one_step, state, batches)
 
-    options = KEPT_BARRIERS if jax.default_backend() == "cpu" else None
-    return jax.jit(several_steps, donate_argnums=0, compiler_options=options)
+    undone = remat and jax.default_backend() == "cpu" and jax.__version_info__ < (0, 12)
+    return jax.jit(several_steps, donate_argnums=0, compiler_options=KEPT_BARRIERS if undone else None)
 
 
 # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────

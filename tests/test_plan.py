@@ -23,6 +23,8 @@ CONFIG = gpt.Config(vocab_size=300, context_length=48, n_layers=3, n_heads=2, d_
 REMAT = dataclasses.replace(CONFIG, remat=True)
 MODERN = modern.Config(vocab_size=300, context_length=48, n_layers=3, n_heads=2, d_model=64, remat=True)
 
+DTYPES = ("bfloat16", "float32")
+
 # The other tests are compiled in haste (conftest.py); these are about what a user's compiler makes of a model.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
@@ -67,7 +69,7 @@ def compiled_step(config, told):
         shape = (1, 1, 6, 48)
         batches = Batch(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)))
         loss = in_precision(functools.partial(model.loss, config=config), told.compute_dtype)
-        step = make_step(loss, optimizer, seed=0).lower(state, batches).compile(OPTIMIZED)
+        step = make_step(loss, optimizer, seed=0, remat=config.remat).lower(state, batches).compile(OPTIMIZED)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), batches)
         gradient = jax.jit(jax.grad(lambda p, batch: loss(p, batch)[0]), compiler_options=KEPT_BARRIERS)
         flops = gradient.lower(state.params, one).compile(OPTIMIZED).cost_analysis()["flops"]
@@ -90,6 +92,15 @@ def test_training_is_what_the_compiler_counts_and_holds(config, told):
 def test_rematerialisation_holds_little_more_than_half_of_what_a_step_without_it_does():
     plain, remat = (total_bytes(compiled_step(config, QUICK)[0]) for config in (CONFIG, REMAT))
     assert remat < 0.6 * plain
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_weights_that_bfloat16_copies_are_no_activations_less(remat):
+    """Wide and short: there are many weights and hardly an activation."""
+    config = dataclasses.replace(MODERN, vocab_size=4096, context_length=8, remat=remat)
+    half, whole = (planned(config, dataclasses.replace(MUON, batch_size=1, compute_dtype=d)) for d in DTYPES)
+    assert half.activations > 1.9 * (sum(half.parameters.values()) - half.parameters["embedding"])
+    assert 0 < whole.activations < half.activations
 
 
 @pytest.mark.slow

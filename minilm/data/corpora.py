@@ -224,8 +224,8 @@ def _cut(text, start, size):
 
 def _check_encoding(encoding):
     try:
-        b"a".decode(encoding, "ignore")
-    except LookupError:  # base64 is a codec too, but none of text
+        b"a".decode(encoding, "replace")
+    except (LookupError, ValueError):  # base64 is a codec too, but none of text
         raise ValueError(
             f"Python knows no encoding of text called {encoding!r}; utf-8, gb18030 and latin-1 are some that it knows."
         ) from None

@@ -39,7 +39,8 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {}
 CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short convolution before the mixer
-EXTENTS = ("chunk", "features", "groups", "length", "rate", "size", "state", "stride", "width")  # of which 0 is none
+# Of 0 there would be none; a head may begin to forget at any rate from 1 up.
+EXTENTS = ("chunk", "fastest", "features", "groups", "length", "rate", "size", "state", "stride", "width")
 SCALES = ("cap", "factor", "fastest", "theta")
 
 

@@ -68,7 +68,9 @@ def init_gated_delta(
 ) -> GatedDeltaParams:
     """As `init_delta`; and as in Mamba-2 rates exp(A) from 1 to `fastest`, softplus(b) from 0.001 to 0.1.
 
-    Of its state a head then keeps from 99.9% (0.001 · 1) down to 20% (0.1 · 16, as published) at each token.
+    Of its state a head then keeps from 99.9% (0.001 · 1) down to 20% (0.1 · 16, as published) at each token. As for
+    Mamba-2 (`init_mamba2`), that decides what is recalled where heads are few: of 32 pairs in 128 tokens 76% and 26%
+    from `fastest` 1, by seed, and 8% from 16. DeltaNet, which keeps all, recalls 99%.
     """
     keys = jax.random.split(key, 5)
     softplus = jnp.exp(jax.random.uniform(keys[2], (g,), dtype, math.log(0.001), math.log(0.1)))

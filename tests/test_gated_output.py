@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from minilm.layers.attention.core import Dense
-from minilm.layers.attention.gated import OutputGateParams, gated_mixer, gated_output, init_output_gate
+from minilm.layers.attention.gated import OutputGateParams, gated_mixer, gated_output, init_gated, init_output_gate
 from minilm.layers.attention.masks import Causal, SameDocument
 from minilm.layers.attention.multi_head import multi_head
 from minilm.shapes import Tokens
@@ -85,7 +85,8 @@ def test_initial_gates_stand_in_the_middle_and_a_bias_may_be_absent():
     sizes = {"g": G, "r": R, "k": K, "v": V}
     without = gated_mixer(ATTEND, **sizes, bias=False).init(jax.random.key(0), D)
     assert (without.gate.b_gate, without.multi_head.b_q) == (None, None)
-    assert gated_mixer(ATTEND, **sizes).init(jax.random.key(0), D).gate.b_gate.shape == (G, R, V)
+    for begun in (gated_mixer(ATTEND, **sizes).init(jax.random.key(0), D), init_gated(jax.random.key(0), D, **sizes)):
+        assert begun.gate.b_gate.shape == (G, R, V)
 
 
 def test_what_goes_through_has_the_dtype_of_the_heads():

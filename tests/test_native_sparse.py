@@ -14,6 +14,7 @@ from minilm.layers.attention.masks import Causal, SlidingWindow
 from minilm.layers.attention.native_sparse import (
     compress,
     init_compress,
+    init_native_sparse,
     native_sparse_attention,
     native_sparse_mixer,
     selected_blocks,
@@ -235,6 +236,13 @@ def torch_mixer(params, x):
 def test_the_mixer_and_its_gradients_are_pytorchs_written_out(seed):
     x = np.random.default_rng(seed).standard_normal((LONG, D))
     assert_same_mixer(MIXER, torch_mixer, drawn_params(MIXER, D, seed), x, seed)
+
+
+def test_projections_have_biases_unless_told():
+    sizes = {"g": 2, "r": 3, "k": 5, "v": 4, "length": 4}
+    begun = init_native_sparse(jax.random.key(0), 8, **sizes)
+    assert (begun.heads.b_q.shape, begun.heads.b_k.shape) == ((2, 3, 5), (6, 5))
+    assert init_native_sparse(jax.random.key(0), 8, **sizes, bias=False).heads.b_q is None
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():

@@ -135,7 +135,7 @@ def _build(config: TrainConfig, folder: Path) -> _Machine:
         model_config=model_config,
         # One program for all parameters: from the compilation cache it takes half as long as theirs one by one.
         initial=jax.jit(lambda: init_state(model.init(jax.random.key(config.seed), model_config), optimizer)),
-        advance=make_step(loss, optimizer, config.seed, remat=config.architecture.remat),
+        advance=make_step(loss, optimizer, config.seed, remat=getattr(model_config, "remat", False)),
         evaluate=make_evaluate(loss),
         learning_rate=learning_rate_schedule(config.optimization, config.steps),
         place_state=place_state,

@@ -101,6 +101,7 @@ def test_initial_weights_keep_the_variance_of_what_they_read(width):
 def test_a_mixer_behind_it_keeps_what_mixers_promise():
     mixer = convolved_mixer(gated_linear_mixer(g=2, k=3, v=4), width=3)
     assert_lawful(mixer, 5, documents=False)
+    assert not mixer.init_state(drawn_params(mixer, 5), T).inputs.any(), "before the first token there are zeros"
     for shared in (True, False):
         assert_a_batch_is_one_by_one(subject(mixer, 5), 0, shared=shared)
 

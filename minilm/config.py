@@ -190,6 +190,9 @@ ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3, "4-gram": 4, "5-gram": 5}
 BASELINES = (*ORDERS, "xz")
 """What a run can be compared with: n-grams, smoothed as Kneser and Ney do, and a compressor."""
 
+SIZES = ("n_layers", "n_heads", "d_model", "d_hidden", "context_length")
+"""What an architecture has at least one of."""
+
 
 def check(config: TrainConfig) -> TrainConfig:
     """The same config, if its numbers make sense; a `ValueError` that names the flag otherwise."""
@@ -201,7 +204,7 @@ def check(config: TrainConfig) -> TrainConfig:
             f"A batch of {config.batch_size} sequences cannot be cut into {config.accumulate} equal parts: "
             f"choose an --accumulate that divides --batch-size."
         )
-    for name in ("n_layers", "n_heads", "d_model", "d_hidden", "context_length"):
+    for name in SIZES:
         if getattr(config.architecture, name) < 1:
             raise ValueError(
                 f"--{name.replace('_', '-')} is {getattr(config.architecture, name)}, and must be at least 1."

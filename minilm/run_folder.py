@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from minilm.config import ModelConfig, TrainConfig, from_json, to_json
+from minilm.config import SIZES, ModelConfig, TrainConfig, from_json, to_json
 from minilm.models import MODELS
 
 
@@ -135,12 +135,19 @@ def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> Non
 
 def read_model(folder: Path) -> tuple[Any, Any]:
     """The module of `minilm.models` that the run trains, and its Config."""
-    described = _parsed(folder / "model.json", lambda: json.loads(_read(folder, "model.json")))
+    path = folder / "model.json"
+    described = _parsed(path, lambda: json.loads(_read(folder, "model.json")))
     if not isinstance(described, dict) or described.keys() != {"model", "config"}:
-        path = folder / "model.json"
         raise ValueError(f"{path} is damaged, for it holds no model with its config: restore it, or train anew.")
     model = model_named(str(described["model"]))
-    return model, from_json(model.Config, json.dumps(described["config"]))
+    config = from_json(model.Config, json.dumps(described["config"]))
+    for name in ("vocab_size", *SIZES):
+        if getattr(config, name, 1) < 1:
+            raise ValueError(
+                f"{path} is damaged, for its {name} is {getattr(config, name)}, and must be at least 1: restore it, "
+                f"or train anew."
+            )
+    return model, config
 
 
 def check_same_model(folder: Path, architecture: ModelConfig) -> None:

@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minilm.layers import rotary_scaling
@@ -82,12 +82,15 @@ def test_frequencies_are_those_that_others_published(module, case):
     factor=factors,
     length=st.integers(1, 9000),
     trained_length=st.sampled_from([6, 64, 1024, 2**20]),  # YaRN's ramp is before the first plane, ..., behind the last
-    slow=st.sampled_from([1.0, 2.0]),
+    betas=st.sampled_from([(32.0, 1.0), (32.0, 2.0)]),
     truncate=st.booleans(),
 )
-def test_frequencies_equal_their_reference(width, theta, factor, length, trained_length, slow, truncate):
+@example(width=16, theta=100.0, factor=4.0, length=1, trained_length=2**20, betas=(4096.0, 1.0), truncate=True)
+@example(width=128, theta=10000.0, factor=4.0, length=1, trained_length=1024, betas=(32.0, 2.0), truncate=False)
+def test_frequencies_equal_their_reference(width, theta, factor, length, trained_length, betas, truncate):
+    """Of the two examples one has a ramp that would end behind the last number of a head, one planes in each range."""
     drawn = {"factor": factor, "length": length, "trained_length": trained_length, "truncate": truncate}
-    drawn |= {"beta_slow": slow, "low_frequency_factor": slow}
+    drawn |= {"beta_fast": betas[0], "beta_slow": betas[1], "low_frequency_factor": betas[1]}
     for name in ("rotary", "linear", "ntk", "dynamic_ntk", "yarn", "llama3"):
         function, by_hand = (getattr(module, f"{name}_frequencies") for module in (rotary_scaling, reference))
         options = {key: drawn[key] for key in drawn.keys() & inspect.signature(function).parameters.keys()}

@@ -165,6 +165,7 @@ def test_a_damaged_description_is_named(name, tmp_path):
         ("model.json", '{"model": "gpt"}', "model.json is damaged, for it holds no model with its config"),
         ("model.json", '{"model": [], "config": {}}', r"There is no model '\[\]'"),
         ("model.json", '{"model": "gpt", "config": {"n_heads": 0.5}}', "A saved Config has n_heads 0.5, where int was"),
+        ("model.json", '{"model": "gpt", "config": {"n_heads": 0}}', "its n_heads is 0, and must be at least 1"),
     ],
 )
 def test_a_description_that_fits_nothing_says_what_was_expected(name, contents, sentence, tmp_path):

@@ -201,16 +201,19 @@ def test_damaged_tokens_are_named_in_a_sentence(tmp_path):
         write_tokens(["", ""], ByteTokenizer(), path)
 
 
-@pytest.mark.parametrize(("tokenizer", "table"), [("byte", 0), ("char", 4 * 0x110000)])
+@pytest.mark.parametrize(("tokenizer", "table"), [("byte", 0), ("char", 4 * 0x110000), ("bpe", 0)])
 def test_a_corpus_may_exceed_memory(tokenizer, table, tmp_path, monkeypatch):
-    text = "\n\n".join(essay(i, 4000) for i in range(100))  # 2.8 MB
+    """Of its words, of which those of a language are few, a tokenizer learns its own by counting them."""
+    lexicon = essay(0, 1000).removesuffix(".\n").split()
+    drawn = (np.random.default_rng(i).choice(lexicon, 4000) for i in range(100))  # 2.8 MB
+    text = "\n\n".join(" ".join(words) + "\n" for words in drawn)
     (tmp_path / "text").write_text(text)
     size = len(text)
     del text
     monkeypatch.setattr(held_out_module, "MOST", 1 << 13)
     monkeypatch.setattr(corpora, "BLOCK", 1 << 16)
     tracemalloc.start()
-    corpus = prepare(DataConfig(corpus=str(tmp_path / "text"), tokenizer=tokenizer), tmp_path)
+    corpus = prepare(DataConfig(corpus=str(tmp_path / "text"), tokenizer=tokenizer, vocab_size=300), tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert corpus.train.n_bytes + corpus.validation.n_bytes == size

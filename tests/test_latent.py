@@ -20,6 +20,7 @@ from minilm.layers.attention.latent import (
 )
 from minilm.layers.attention.masks import Causal, SameDocument, SlidingWindow
 from minilm.parallel import axis_letters
+from minilm.reference.attention import latent as reference
 from minilm.shapes import Tokens
 from tests.mixers import assert_lawful, drawn_params
 from tests.records.attention_latent import torch_attention, torch_project
@@ -82,6 +83,16 @@ def test_a_masked_key_is_a_removed_key(seed):
     seen = np.array([0, 2, 5])
     masked = absorbed_attention(params, q, c, k_r, jnp.zeros(S, bool).at[seen].set(True), bias)
     assert_close(masked, absorbed_attention(params, q, c[seen], k_r[seen], True, bias[..., seen]), FORMULA)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_whose_exponentials_no_number_holds_have_weights(sign):
+    params, q, c, k_r, mask, bias = draw(2)
+    expected = absorbed_attention(params, q, c, k_r, mask, bias)
+    far = jnp.full_like(bias, 1000.0 * sign)
+    assert_close(absorbed_attention(params, q, c, k_r, mask, bias + far), expected, FORMULA)
+    by_hand, _ = reference.absorbed_attention(params, q, c, k_r, mask, bias + far)
+    assert_close(by_hand, expected, FORMULA)
 
 
 def test_a_query_without_keys_gets_nothing_and_a_finite_gradient():

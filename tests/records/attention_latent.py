@@ -51,7 +51,7 @@ def append_arguments(draw):
     size, c, rotary, t = draw(sizes((5, 3, 4, 3), (4, 2, 6, 4), (7, 1, 2, 2)))
     rng = np.random.default_rng(draw(seeds))
     held = Tokens(rng.integers(-1, 9, size), rng.integers(0, 3, size))
-    position = draw(st.integers(0, 20)) + np.arange(t)
+    position = draw(st.sampled_from([0, 3, 6, 20])) + np.arange(t)
     chunk = Tokens(np.where(rng.random(t) < 0.7, position, -1), rng.integers(0, 3, t))
     full = latent.LatentCache(c=draw(arrays(size, c)), k_r=draw(arrays(size, rotary)), tokens=held)
     return full, draw(arrays(t, c)), draw(arrays(t, rotary)), chunk

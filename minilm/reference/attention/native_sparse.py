@@ -1,5 +1,6 @@
 """Three branches of attention, one query and one block at a time."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,12 @@ def selected_blocks(weights, position, *, length, stride, size, n):
     n_groups, n_queries, n_compressed = weights.shape
     chosen = np.zeros((n_groups, n_queries, -(-n_compressed * stride // size)), bool)
     for g, t in np.ndindex(n_groups, n_queries):
-        own, credit = int(position[t]) // size, np.zeros(chosen.shape[2] + length // size + 1)
+        own, credit = int(position[t]) // size, Counter()
         for i in range(n_compressed):
             for start in range(i * stride, i * stride + length, stride):
                 credit[start // size] += weights[g, t, i]
         always = {j for j in (0, own - 1, own) if 0 <= j <= own}
-        others = sorted(set(range(own + 1)) - always, key=lambda j: (-credit[j], j))
+        others = sorted(set(range(own)) - always, key=lambda j: (-credit[j], j))
         for j in (*always, *others[: n - len(always)]):
             chosen[g, t, j] = True
     return chosen, None
@@ -66,15 +67,19 @@ def native_sparse_attention(compress_k, compress_v, gates, q, k, v, position, *,
     v_cmp, saved_v = compress(compress_v, v[0], stride=stride)
     length, n_keys = len(compress_k.e), k.shape[2]
     complete: Any = np.array([[i * stride + length <= p + 1 for i in range(k_cmp.shape[1])] for p in position])
-    branches = [dot_product_attention(q, k_cmp, v_cmp, complete)]
-    spent = branches[0][1][3].sum(1)
+    o_cmp, saved_cmp = dot_product_attention(q, k_cmp, v_cmp, complete)
+    spent = saved_cmp[3].sum(1)
     chosen, _ = selected_blocks(spent, position, length=length, stride=stride, size=size, n=n)
-    selected: Any = np.zeros((len(chosen), 1, len(position), n_keys), bool)
-    for g, t, s in np.ndindex(len(chosen), len(position), n_keys):
-        selected[g, 0, t, s] = s <= position[t] and chosen[g, t, s // size]
+    selected: Any = np.zeros((len(chosen), len(position), n_keys), bool)
+    for g, t, s in np.ndindex(selected.shape):
+        selected[g, t, s] = s <= position[t] and chosen[g, t, s // size]
     window: Any = np.array([[s in range(p - width + 1, p + 1) for s in range(n_keys)] for p in position])
-    branches += [dot_product_attention(q, k[1], v[1], selected), dot_product_attention(q, k[2], v[2], window)]
-    out = np.zeros(branches[0][0].shape)
+    branches = [
+        (o_cmp, saved_cmp),
+        dot_product_attention(q, k[1], v[1], selected[:, None]),
+        dot_product_attention(q, k[2], v[2], window),
+    ]
+    out = np.zeros(o_cmp.shape)
     for c, g, r, t in np.ndindex(gates.shape):
         out[g, r, t] += gates[c, g, r, t] * branches[c][0][g, r, t]
     return out, (gates, branches, saved_k, saved_v)

@@ -18,7 +18,13 @@ from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense, DenseWithWeights
 from minilm.layers.attention.masks import Causal, Everything, SlidingWindow
 from minilm.layers.attention.multi_head import MultiHeadParams, multi_head
+from minilm.layers.attention.qk_norm import cosine_attention
 from minilm.layers.attention.rotary import Rotary
+from minilm.layers.attention.sigmoid import sigmoid_attention
+from minilm.layers.attention.sinks import sink_attention
+from minilm.layers.attention.soft_cap import soft_capped_attention
+from minilm.layers.attention.talking_heads import init_talking_heads, talking_heads_attention
+from minilm.layers.attention.top_k import top_k_attention
 from minilm.shapes import Tokens
 from tests.tolerances import FORMULA, LAYER, assert_close
 
@@ -100,7 +106,18 @@ def test_in_linen_a_rule_is_flaxs_mask_and_both_may_be_given():
     assert_close(applied(ours, variables, x, mask=padding), applied(linen(), variables, x, mask=both), FORMULA)
 
 
-@pytest.mark.parametrize("attend", [Rotary(Dense(Causal())), Dense(Causal(), Alibi.of(HEADS)), Blockwise(Causal())])
+WEIGHED = [
+    Partial(sink_attention, jnp.full((HEADS, 1), 0.5)),
+    Partial(sigmoid_attention, -1.0),
+    Partial(soft_capped_attention, 2.0),
+    Partial(partial(top_k_attention, n=2)),
+    Partial(cosine_attention, jnp.full((HEADS, 1), 3.0)),
+    Partial(talking_heads_attention, init_talking_heads(HEADS, 1)),
+]
+ATTENDS = [Rotary(Dense(Causal())), Dense(Causal(), Alibi.of(HEADS)), Blockwise(Causal())]
+
+
+@pytest.mark.parametrize("attend", [*ATTENDS, *(Dense(Causal(), attention=weighed) for weighed in WEIGHED)])
 def test_in_linen_any_attention_is_what_it_is_in_minilm(attend):
     (x,) = drawn((B, T, D))
     variables = linen_variables(x)

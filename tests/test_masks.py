@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm.layers.attention import masks
+from minilm.layers.attention.blockwise import Blockwise
+from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import (
     Causal,
     Chunked,
@@ -20,11 +22,14 @@ from minilm.layers.attention.masks import (
     SameDocument,
     SlidingWindow,
 )
+from minilm.layers.attention.sparse_masks import BlockWindow
 from minilm.reference.attention import masks as reference
 from minilm.shapes import Tokens
 from tests.strategies import seeds
+from tests.tolerances import FORMULA, assert_close
 
 NUMBERS = st.integers(1, 9)
+ENDLESS = np.iinfo(np.int32).max
 
 
 def rules():
@@ -109,6 +114,17 @@ def test_reach_is_as_narrow_as_the_rule_allows(rule, interval):
     assert (int(low.position), int(high.position)) == tuple(
         limit if bound is None else bound for bound, limit in zip(interval, (limits.min, limits.max), strict=True)
     )
+
+
+@pytest.mark.parametrize("rule", [SlidingWindow(ENDLESS), BlockWindow(1, ENDLESS), BlockWindow(3, ENDLESS)], ids=str)
+def test_a_window_without_a_bound_reaches_all(rule):
+    q, k, v = (jnp.asarray(np.random.default_rng(i).standard_normal((1, 1, 9, 2))) for i in range(3))
+    where = Tokens.arange(9, start=4)
+    low, high = rule.reach(Tokens(5, 1), Tokens(8, 2))
+    assert int(low.position) < 0
+    assert int(high.position) > ENDLESS - 8
+    tiled = Blockwise(Causal() & rule, t_block=2, s_block=2)(q, k[0], v[0], where, where)
+    assert_close(tiled, Dense(Causal())(q, k[0], v[0], where, where), FORMULA)
 
 
 def test_queries_that_are_all_padding_reach_no_key():

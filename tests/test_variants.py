@@ -235,6 +235,8 @@ def test_a_convolution_that_begins_as_the_identity_is_as_if_there_were_none():
         ("rotary:theta=far", "The option theta is 'far', and must be of the kind float"),
         ("rotary:theta=nan", "The option theta is nan, and must be a finite number above 0"),
         ("yarn:factor=0", "The option factor is 0, and must be a finite number above 0"),
+        ("yarn:trained=0", "The option trained is 0, and must be at least 1"),
+        ("t5:buckets=0", "The option buckets is 0, and must be at least 1"),
         ("mamba2:fastest=0.5", "The option fastest is 0.5, and must be at least 1"),
         ("mamba2:fastest=inf", "The option fastest is inf, and must be a finite number above 0"),
         ("window:width=8,width=9", "window:width=8,width=9 gives the option width twice: give it once"),

@@ -40,7 +40,8 @@ class Variant:
 VARIANTS: dict[str, Variant] = {}
 CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short convolution before the mixer
 # Of 0 there would be none; a head may begin to forget at any rate from 1 up.
-EXTENTS = ("chunk", "fastest", "features", "groups", "length", "rate", "size", "state", "stride", "width")
+EXTENTS = {"chunk", "fastest", "features", "groups", "length", "rate", "size", "state", "stride", "width"}
+EXTENTS |= {"buckets", "trained"}
 SCALES = ("cap", "factor", "fastest", "theta")
 
 

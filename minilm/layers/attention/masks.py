@@ -174,9 +174,10 @@ class SlidingWindow(Rule):
         return jnp.abs(_distance(query, key)) < self.width
 
     def reach(self, first: Tokens, last: Tokens) -> tuple[Tokens, Tokens]:
-        """A window's width around the tile."""
-        margin = self.width - 1
-        return Tokens(first.position - margin, _SMALLEST), Tokens(last.position + margin, _LARGEST)
+        """A window's width around the tile, as far as there are integers: a width may stand for no bound at all."""
+        before = self.width - 1
+        behind = jnp.minimum(before, _LARGEST - jnp.maximum(last.position, 0))
+        return Tokens(first.position - before, _SMALLEST), Tokens(last.position + behind, _LARGEST)
 
 
 @_rule

@@ -75,9 +75,10 @@ class BlockWindow(Rule):
 
     def reach(self, first: Tokens, last: Tokens) -> tuple[Tokens, Tokens]:
         """From n − 1 blocks before the first query's to the end of the one n − 1 after the last one's."""
-        beginning = (first.position // self.size - self.n + 1) * self.size
-        end = (last.position // self.size + self.n) * self.size - 1
         low, high = Rule.reach(self, first, last)
+        n = jnp.minimum(self.n, high.position // self.size - last.position // self.size)  # as far as there are integers
+        beginning = (first.position // self.size - n + 1) * self.size
+        end = (last.position // self.size + n) * self.size - 1
         return low._replace(position=beginning), high._replace(position=end)
 
 

@@ -226,7 +226,26 @@ def row(variant, rate, seed, accuracy, task="mqar", **more):
 def test_a_rate_that_only_some_seeds_had_is_no_best_rate_and_none_that_was_tried():
     rows = [row("mha", 1, seed, 0.5) for seed in range(3)] + [row("mha", 2, 0, 0.9)]
     (record,) = quality_views.best(rows)
-    assert (record["row"]["learning_rate"], len(record["seeds"]), record["rates"]) == (1, 3, 1)
+    assert (record["row"]["learning_rate"], len(record["seeds"]), record["rates"]) == (1, 3, [1])
+
+
+def test_runs_that_end_when_they_have_learnt_and_those_that_go_on_are_two_settings():
+    rows = [row("mha", 1, 0, 0.99, early_stop=told, evaluated_every=50) for told in (True, False)]
+    rows.append(row("mha", 1, 0, 0.99, early_stop=True, evaluated_every=10))
+    assert [len(record["seeds"]) for record in quality_views.best(rows)] == [1, 1, 1]
+    stopped, went_on = quality_views.table(rows).split("\n\n**")
+    assert "up to 1000 steps" in stopped
+    assert "A run ends at 99%" in stopped
+    assert "up to 1000 steps" not in went_on
+    assert "A run ends" not in went_on
+
+
+def test_a_best_rate_at_an_end_of_those_that_were_tried_says_so():
+    for best, told in ((0.001, "0.001†"), (0.003, "0.003"), (0.01, "0.01†")):
+        rows = [row("mha", rate, 0, 0.9 if rate == best else 0.5) for rate in (0.001, 0.003, 0.01)]
+        assert f"| {told} |" in quality_views.table(rows)
+        assert ("† The lowest or the highest" in quality_views.table(rows)) == told.endswith("†")
+    assert "†" not in quality_views.table([row("mha", 0.01, 0, 0.9)])
 
 
 def test_the_best_rate_is_the_best_on_average_over_seeds_and_a_rate_that_diverged_is_none():
@@ -234,7 +253,11 @@ def test_the_best_rate_is_the_best_on_average_over_seeds_and_a_rate_that_diverge
             enumerate(rights)]  # fmt: skip
     rows += [row("mha", 3, 0, 1.0), row("mha", 3, 1, None, status="diverged", reason="No number.")]
     (record,) = quality_views.best(rows)
-    assert ({cell["learning_rate"] for cell in record["seeds"]}, len(record["seeds"]), record["rates"]) == ({2}, 2, 3)
+    assert ({cell["learning_rate"] for cell in record["seeds"]}, len(record["seeds"]), record["rates"]) == (
+        {2},
+        2,
+        [1, 2, 3],
+    )
 
 
 def test_views_hold_every_variant_and_draw_what_there_is():
@@ -302,6 +325,9 @@ def test_the_commands_that_are_told_ask_for_the_rows_again():
     told = ["--tasks", "mqar:length=32,steps=20", "lm", "--variants", "mha,nope", "window:width=4", "--seeds", "2", "0"]
     told += ["--every", "100"]
     asked = [told, ["--tasks", "mqar:length=32", "--steps", "20", "--match", "state", "--rates", "0.003"]]
+    asked += [["--tasks", "mqar", "--variants", "mha", "--rates", "0.03", "--no-early-stop"]]
+    asked += [["--tasks", "mqar", "--variants", "nope", "linear", "--rates", *rates] for rates in ("12", "3")]
+    asked += [["--tasks", "mqar", "--variants", "linear", "--rates", "4"]]
 
     def planned(commands):
         flags = (quality.parser().parse_args(arguments) for arguments in commands)

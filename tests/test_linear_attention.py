@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 
 from minilm.layers.attention.core import dot_product_attention
-from minilm.layers.linear_attention.feature_maps import taylor_features
-from minilm.layers.linear_attention.linear import based_mixer, linear_attention, linear_mixer, performer_mixer
+from minilm.layers.linear_attention.feature_maps import elu_plus_one, taylor_features
+from minilm.layers.linear_attention.linear import (
+    NOTHING,
+    ScaledState,
+    based_mixer,
+    exponential_attention,
+    linear_attention,
+    linear_mixer,
+    performer_mixer,
+)
 from minilm.layers.linear_attention.mamba import init_mamba2, mamba2_mixer
 from minilm.layers.linear_attention.retention import retention_decays, retention_mixer
 from minilm.reference.linear_attention import linear as reference
@@ -19,7 +27,7 @@ from minilm.reference.linear_attention import retention as retention_reference
 from minilm.shapes import Tokens
 from tests.mixers import assert_lawful, drawn_params
 from tests.strategies import seeds
-from tests.tolerances import FORMULA, REDUCTION, assert_close
+from tests.tolerances import FORMULA, LAYER, MODEL, REDUCTION, assert_close
 from tests.torch_oracle import assert_same_mixer
 
 D, G, T, K, V = 7, 2, 9, 4, 5
@@ -121,13 +129,75 @@ def test_a_query_without_a_key_gets_nothing_and_a_finite_gradient():
     assert_close((o, gradients), (by_hand, tuple(d_by_hand)), FORMULA)
 
 
+@pytest.mark.parametrize("low", [-30.0, -50.0, -80.0, -90.0, -110.0])
+def test_weights_of_any_smallness_have_a_mean_and_gradients_in_float32(low):
+    _, k, v = (x.astype(jnp.float32) for x in draw(5))
+    state = jnp.zeros((G, K, V + 1), jnp.float32)
+
+    def attend(q, k):
+        return linear_attention(state, elu_plus_one(q), elu_plus_one(k), v, chunk=2)[1]
+
+    for features in ((jnp.full((G, T, K), low, jnp.float32), k), (jnp.zeros((G, T, K), jnp.float32), k + low)):
+        o, pullback = jax.vjp(attend, *features)
+        assert all(np.isfinite(leaf).all() for leaf in pullback(jnp.ones_like(o)))
+        if low >= -80:  # e^-88 is the least number of float32
+            wide = linear_attention(state, *(elu_plus_one(x.astype(jnp.float64)) for x in features), v, chunk=2)[1]
+            assert_close(o, wide, LAYER, jnp.float32)
+
+
+@few
+@given(seed=seeds)
+def test_attention_by_exponents_is_linear_attention_of_their_exponentials(seed):
+    a, b, v = draw(seed)
+    matrix, m = jnp.abs(jnp.asarray(np.random.default_rng(seed).standard_normal((G, K, V + 1)))), jnp.array([-2.0, 3.0])
+    after, o = linear_attention(matrix * jnp.exp(m)[:, None, None], jnp.exp(a), jnp.exp(b), v, chunk=2)
+    state, same = exponential_attention(ScaledState(matrix, m), a, b, v, chunk=2)
+    assert_close((state.matrix * jnp.exp(state.m)[:, None, None], same), (after, o), FORMULA)
+
+
+@pytest.mark.parametrize("far", [-1000, 1000])
+def test_exponents_of_any_size_have_a_mean_and_gradients_in_float32(far):
+    a, b, v = (jnp.round(8 * x).astype(jnp.float32) / 8 for x in draw(6))  # which have the room to go far
+
+    def attend(a, b):
+        empty = ScaledState(jnp.zeros((G, K, V + 1), jnp.float32), jnp.full(G, NOTHING, jnp.float32))
+        return exponential_attention(empty, a, b, v, chunk=2)[1]
+
+    expected, o = (jax.vjp(attend, *given) for given in ((a, b), (a - far, b + far)))
+    d_o = jnp.ones_like(v)
+    assert_close((o[0], o[1](d_o)), (expected[0], expected[1](d_o)), LAYER, jnp.float32)
+    growing = b + 100 * jnp.arange(T, dtype=jnp.float32)[:, None]
+    assert_close(attend(a, growing), v, LAYER, jnp.float32)  # each key outweighs those before it
+
+
+def test_of_no_key_by_exponents_there_is_nothing():
+    a, b, v = draw(7)
+    empty = ScaledState(jnp.zeros((G, K, V + 1)), jnp.full(G, NOTHING))
+    state, o = exponential_attention(empty, a, b.at[:, :3].set(-jnp.inf), v, chunk=2)
+    assert not o[:, :3].any()
+    later, expected = exponential_attention(empty, a[:, 3:], b[:, 3:], v[:, 3:], chunk=2)
+    assert_close((state, o[:, 3:]), (later, expected), FORMULA)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0, 8.0, 12.0])
+def test_a_performer_of_loud_inputs_computes_in_float32_what_it_does_in_float64(scale):
+    mixer = performer_mixer(g=2, k=32, v=4, m=64)
+    params = mixer.init(jax.random.key(0), 64)
+    x = scale * jnp.asarray(np.random.default_rng(0).standard_normal((20, 64)), jnp.float32)
+    y, pullback = jax.vjp(lambda params, x: mixer.apply(params, x, Tokens.arange(20)), params, x)
+    wide = jax.tree.map(lambda w: w.astype(jnp.float64), (params, x))
+    assert_close(y, mixer.apply(*wide, Tokens.arange(20)), MODEL, jnp.float32)  # exponents are squares of the inputs
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(pullback(y)))
+
+
 def test_mixers_are_made_of_the_heads_that_they_are_told_and_based_of_narrow_ones():
     told = linear_mixer(g=G, k=K, v=V), performer_mixer(g=G, k=K, v=V, m=6), based_mixer(g=G, v=V)
     for mixer, k, features in zip(told, (K, K, 16), (K, 6, 1 + 16 + 16**2), strict=True):
         params = mixer.init(jax.random.key(0), D)
         heads = getattr(params, "heads", params)
         assert (heads.w_k.shape, heads.w_v.shape) == ((D, G, k), (D, G, V))
-        assert mixer.init_state(params, T).shape == (G, features, V + 1)
+        state = mixer.init_state(params, T)
+        assert getattr(state, "matrix", state).shape == (G, features, V + 1)
     assert performer_mixer(g=G, k=K, v=V).init(jax.random.key(0), D).projection.shape == (6, K), "⌈4 ln 4⌉"
 
 
@@ -135,7 +205,7 @@ def test_performers_directions_are_drawn_and_stay_as_they_are():
     mixer = performer_mixer(g=G, k=K, v=V)
     params = drawn_params(mixer, D, dtype=jnp.float32)
     assert params.projection.shape == (math.ceil(K * math.log(K)), K)
-    assert mixer.init_state(params, 1).shape == (G, len(params.projection), V + 1)
+    assert mixer.init_state(params, 1).matrix.shape == (G, len(params.projection), V + 1)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((T, D)))
     gradient = jax.jit(jax.grad(lambda params: mixer.apply(params, x, Tokens.arange(T)).sum()))(params)
     assert not gradient.projection.any()

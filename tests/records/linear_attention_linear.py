@@ -18,6 +18,14 @@ def linear_arguments(draw):
 
 
 @st.composite
+def exponential_arguments(draw):
+    """Exponents of ordinary size, none a half, where rounding jumps; the state's own is above theirs, or below."""
+    g, t, k, v = draw(SIZES)
+    state = linear.ScaledState(abs(draw(weights(g, k, v + 1))), draw(weights(g)))
+    return state, draw(weights(g, t, k)), draw(weights(g, t, k)) + 0.2, draw(arrays(g, t, v))
+
+
+@st.composite
 def discretize_arguments(draw):
     g, t, _, _ = draw(SIZES)
     return draw(weights(g)), abs(draw(arrays(g, t)))
@@ -35,6 +43,15 @@ def torch_linear(state, q, k, v, chunk):
     return torch.cat([s, z[..., None]], -1), torch.stack(outs, 1)
 
 
+def torch_exponential(state, a, b, v, chunk):
+    """The same as a recurrence of numbers that are not scaled, which those drawn here need not be."""
+    import torch
+
+    (after, o), m = torch_linear(state.matrix * state.m.exp()[:, None, None], a.exp(), b.exp(), v, chunk), state.m
+    m = torch.maximum(m, b.amax((1, 2)).round())
+    return linear.ScaledState(after / m.exp()[:, None, None], m), o
+
+
 RECORDS = (
     Record(
         linear.linear_attention,
@@ -43,6 +60,15 @@ RECORDS = (
         linear_arguments(),
         static={"chunk": 2},
         oracles={"torch": torch_linear},
+        typed=False,
+    ),
+    Record(
+        linear.exponential_attention,
+        reference.exponential_attention,
+        reference.exponential_attention_backward,
+        exponential_arguments(),
+        static={"chunk": 2},
+        oracles={"torch": torch_exponential},
         typed=False,
     ),
     Record(

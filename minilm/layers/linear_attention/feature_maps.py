@@ -82,12 +82,10 @@ def random_features(projection: Float[Array, "m k"], x: Float[Array, "... k"]) -
        \qquad x' = x / k^{1/4}, \qquad
        \mathbb{E}_w\, \varphi(q) \cdot \varphi(k) = e^{q \cdot k / \sqrt k} $$
 
-    Performer's code subtracts the largest exponent before it exponentiates: for a query, that of its own features, and
-    for keys, that of all keys. The normaliser cancels both; but who reads a stream has not seen all keys, and the
-    largest of each key's own would weigh the keys anew. None is subtracted here, for none is needed. The exponent is
-    $\tfrac12 \lVert w_j \rVert^2 - \tfrac12 \lVert w_j - x' \rVert^2$, so that no x takes it above $\tfrac12 \lVert w_j
-    \rVert^2$, about k/2, and float32 holds $e^{88}$: enough for keys of width 128. A row so long that
-    $\tfrac12 \lVert x' \rVert^2$ is above 100 beyond that vanishes, as a key of negligible weight should.
+    The exponent is $\tfrac12 \lVert w_j \rVert^2 - \tfrac12 \lVert w_j - x' \rVert^2$, so that no x takes it above
+    $\tfrac12 \lVert w_j \rVert^2$, about k/2, and float32 holds $e^{88}$: enough for keys of width 128. But a row so
+    long that $\tfrac12 \lVert x' \rVert^2$ is above 100 beyond that vanishes, and where all keys do, nothing is left
+    to attend to: `exponential_attention` takes the exponents themselves.
 
     Args:
       projection: rows $w_j$ `(m, k)`, of `init_random_features`.
@@ -100,9 +98,28 @@ def random_features(projection: Float[Array, "m k"], x: Float[Array, "... k"]) -
     >>> [round(y, 3) for y in random_features(jnp.array([[0.0], [2.0]]), jnp.array([2.0])).tolist()]
     [0.096, 5.225]
     """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (jnp.exp(random_exponents(projection, wide)) / math.sqrt(projection.shape[0])).astype(x.dtype)
+
+
+@jax.jit
+def random_exponents(projection: Float[Array, "m k"], x: Float[Array, "... k"]) -> Float[Array, "... m"]:
+    r"""The logarithms of `random_features`, but for the constant that all have in common.
+
+    $$ \ell_j(x) = w_j \cdot x' - \tfrac{1}{2} \lVert x' \rVert^2, \qquad x' = x / k^{1/4} $$
+
+    Args:
+      projection, x: as `random_features`'s.
+    Returns:
+      ℓ `(..., m)`, in x's dtype; computed in float32 or wider.
+
+    Reference: `minilm.reference.linear_attention.feature_maps.random_exponents`. Paper: arXiv:2009.14794, lemma 1.
+
+    >>> random_exponents(jnp.array([[0.0], [2.0]]), jnp.array([2.0])).tolist()
+    [-2.0, 2.0]
+    """
     x_ = _scaled(x)
-    exponents = x_ @ projection.T.astype(x_.dtype) - (x_**2).sum(-1, keepdims=True) / 2
-    return (jnp.exp(exponents) / math.sqrt(projection.shape[0])).astype(x.dtype)
+    return (x_ @ projection.T.astype(x_.dtype) - (x_**2).sum(-1, keepdims=True) / 2).astype(x.dtype)
 
 
 def _scaled(x):

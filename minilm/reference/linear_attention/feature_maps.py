@@ -54,29 +54,44 @@ def taylor_features_backward(saved, d_y):
 
 def random_features(projection, x):
     """phi[j] = e^(w[j] . z - |z|^2 / 2) / sqrt m,  z = x / k^(1/4)."""
-    m, k = projection.shape
-    y = np.zeros((*x.shape[:-1], m))
-    for row in np.ndindex(x.shape[:-1]):
-        z = [a / k**0.25 for a in x[row]]
-        for j in range(m):
-            exponent = sum(projection[j, i] * z[i] - z[i] ** 2 / 2 for i in range(k))
-            y[row][j] = math.exp(exponent) / math.sqrt(m)
-    return y, (projection, x, y)
+    exponents, saved = random_exponents(projection, x)
+    y = np.zeros(exponents.shape)
+    for index in np.ndindex(y.shape):
+        y[index] = math.exp(exponents[index]) / math.sqrt(len(projection))
+    return y, (saved, y)
 
 
 def random_features_backward(saved, d_y):
     """Gradients with respect to (projection, x).
 
-    phi[j] = e^a[j] / sqrt m         gives  d_a[j] = d_y[j] phi[j]
+    phi[j] = e^a[j] / sqrt m         gives  d_a[j] = d_y[j] phi[j].
+    """
+    saved_exponents, y = saved
+    return random_exponents_backward(saved_exponents, d_y * y)
+
+
+def random_exponents(projection, x):
+    """a[j] = w[j] . z - |z|^2 / 2,  z = x / k^(1/4)."""
+    m, k = projection.shape
+    a = np.zeros((*x.shape[:-1], m))
+    for row in np.ndindex(x.shape[:-1]):
+        z = [entry / k**0.25 for entry in x[row]]
+        for j in range(m):
+            a[row][j] = sum(projection[j, i] * z[i] - z[i] ** 2 / 2 for i in range(k))
+    return a, (projection, x)
+
+
+def random_exponents_backward(saved, d_a):
+    """Gradients with respect to (projection, x).
+
     a[j] = w[j] . z - |z|^2 / 2      gives  d_w[j] = d_a[j] z,  d_z = sum_j d_a[j] (w[j] - z)
     z = x / k^(1/4)                  gives  d_x = d_z / k^(1/4).
     """
-    projection, x, y = saved
+    projection, x = saved
     root = x.shape[-1] ** 0.25
     d_w, d_x = np.zeros(projection.shape), np.zeros(x.shape)
     for row in np.ndindex(x.shape[:-1]):
         for j in range(len(projection)):
-            d_a = d_y[row][j] * y[row][j]
-            d_w[j] += d_a * x[row] / root
-            d_x[row] += d_a * (projection[j] - x[row] / root) / root
+            d_w[j] += d_a[row][j] * x[row] / root
+            d_x[row] += d_a[row][j] * (projection[j] - x[row] / root) / root
     return d_w, d_x

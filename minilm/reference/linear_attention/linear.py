@@ -1,5 +1,7 @@
 """Linear attention, pair by pair, each query's weights divided by their sum."""
 
+import math
+
 import numpy as np
 
 
@@ -48,3 +50,67 @@ def linear_attention_backward(saved, d_out):
             d_k[g, s] += d_w * q[g, t]
             d_v[g, s] += np.dot(q[g, t], k[g, s]) * d_n[:-1]
     return d_state, d_q, d_k, d_v
+
+
+def exponential_attention(state, a, b, v, *, chunk=64):
+    """o[t] = sum_i p[i] y[i] / sum_i p[i] c[i], where i goes over the features of the past and over those of the state.
+
+    Feature j of token s has p = e^(a[t, j] + b[s, j]), y = v[s] and c = 1; that of the state has p = e^(a[t, j] + m),
+    and y and c are its row j. All exponents of a query lose their largest, of which the quotient knows nothing.
+    The state after them: m' = max(m, round(max b)), its rows e^(m - m') state[j] + sum_s e^(b[s, j] - m') (v[s], 1).
+    """
+    o, rows, matrix, m = np.zeros(v.shape), {}, np.zeros(state.matrix.shape), np.zeros(state.m.shape)
+    for g in range(len(v)):
+        pairs = {(None, j): (state.m[g], state.matrix[g, j]) for j in range(a.shape[2])}
+        for t in range(v.shape[1]):
+            pairs |= {(t, j): (b[g, t, j], np.array([*v[g, t], 1.0])) for j in range(a.shape[2])}
+            largest = max(a[g, t, j] + exponent for (_, j), (exponent, _) in pairs.items())
+            p = {(s, j): math.exp(a[g, t, j] + exponent - largest) for (s, j), (exponent, _) in pairs.items()}
+            sums = np.sum([p[i] * pairs[i][1] for i in pairs], axis=0)
+            o[g, t] = sums[:-1] / sums[-1] if sums[-1] != 0 else 0.0
+            rows[g, t] = {i: p[i] / sums[-1] if sums[-1] != 0 else 0.0 for i in pairs}
+        m[g] = max(state.m[g], round(b[g].max()) if np.isfinite(b[g].max()) else -math.inf)
+        for (_, j), (exponent, y_and_c) in pairs.items():
+            matrix[g, j] += math.exp(exponent - m[g]) * y_and_c
+    return (type(state)(matrix, m), o), (state, a, b, v, o, rows, matrix, m)
+
+
+def exponential_attention_backward(saved, d_out):
+    """Gradients with respect to (state, a, b, v), from d_out = (d_state, d_o).
+
+    o = sum_i p[i] y[i] / sum_i p[i] c[i], and w[i] = p[i] / sum_i p[i] c[i]
+                     gives  d_y[i] = w[i] d_o,  d_c[i] = -w[i] d_o . o,  and d_e[i] = w[i] d_o . (y[i] - c[i] o)
+    p[i] = e^e[i],   e[i] = a[t, j] + b[s, j] or a[t, j] + m
+                     gives  d_a[t, j] and d_b[s, j] or d_m the sums of d_e
+    matrix' = sum_i e^(e[i] - m') (y[i], c[i])
+                     gives  d_(y, c)[i] += e^(e[i] - m') d_matrix',  d_e[i] += that . (y[i], c[i]),  d_m' -= all of it
+    m' = max(m, round(max b))
+                     gives  d_m += d_m' where m is the larger; what is rounded has no slope.
+    """
+    state, a, b, v, o, rows, matrix, m = saved
+    d_after, d_o = d_out
+    d_matrix, d_m, d_a, d_b, d_v = (np.zeros(x.shape) for x in (state.matrix, state.m, a, b, v))
+
+    def credit(g, s, j, d_e, d_row):
+        if s is None:
+            d_m[g] += d_e
+            d_matrix[g, j] += d_row
+        else:
+            d_b[g, s, j] += d_e
+            d_v[g, s] += d_row[:-1]
+
+    for (g, t), w in rows.items():
+        for (s, j), share in w.items():
+            row = state.matrix[g, j] if s is None else np.array([*v[g, s], 1.0])
+            d_row = share * np.array([*d_o[g, t], -np.dot(d_o[g, t], o[g, t])])
+            d_a[g, t, j] += np.dot(d_row, row)
+            credit(g, s, j, np.dot(d_row, row), d_row)
+    for g, j in np.ndindex(matrix.shape[:2]):
+        for s in (None, *range(v.shape[1])):
+            row = state.matrix[g, j] if s is None else np.array([*v[g, s], 1.0])
+            d_row = math.exp((state.m[g] if s is None else b[g, s, j]) - m[g]) * d_after.matrix[g, j]
+            credit(g, s, j, np.dot(d_row, row), d_row)
+    for g in range(len(m)):
+        if m[g] == state.m[g]:
+            d_m[g] += d_after.m[g] - np.sum(matrix[g] * d_after.matrix[g])
+    return type(state)(d_matrix, d_m), d_a, d_b, d_v

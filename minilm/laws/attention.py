@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import BITWISE, USUAL, LawBroken, Search, apart, array, forall, leaves
+from minilm.laws.search import BITWISE, USUAL, LawBroken, Search, apart, array, forall, leaves, off_slope
 
 WIDTH, VALUE_WIDTH = 2, 3
 
@@ -54,8 +54,11 @@ def empty_rows_have_finite_gradients(
 
     $$ m_i = \mathbf 0 \implies \partial o_i / \partial (q, K, V) = 0 $$
 
-    A NaN that the forward pass hides behind a `where` comes back here as 0·NaN, and poisons every weight.
+    A NaN that the forward pass hides behind a `where` comes back here as 0·NaN, and poisons every weight. Zeros
+    everywhere are no answer to that: where a row sees keys, some value has a gradient. Whether it is the right one is
+    for `attention_gradient_equals_differences` to say.
     """
+    name = "empty rows have finite gradients"
 
     def violation(q, k, v, mask):
         gradients = leaves(grad(q, k, v, mask, np.ones((len(q), v.shape[1]), v.dtype)))
@@ -65,7 +68,35 @@ def empty_rows_have_finite_gradients(
         phrase = apart(gradients[0][~mask.any(1)], np.zeros_like(q[~mask.any(1)]), BITWISE)
         return phrase and f"the gradient of a query that sees nothing {phrase} (it must be 0)"
 
-    forall("empty rows have finite gradients", _attention_inputs(search, k, v, empty=True), violation, search)
+    forall(name, _attention_inputs(search, k, v, empty=True), violation, search)
+    rng, t, s = np.random.default_rng(0), search.lengths[-1], search.lengths[0]
+    q, keys, values = (rng.normal(size=size).astype(search.dtype) for size in ((t, k), (s, k), (s, v)))
+    mask = np.arange(t)[:, None] < np.ones(s)
+    if not leaves(grad(q, keys, values, mask, np.ones((t, v), values.dtype)))[2].any():
+        sentence = "the gradient of v is 0 everywhere, though row 0 sees keys"
+        raise LawBroken(name, sentence, {"q": q, "k": keys, "v": values, "mask": mask})
+
+
+def attention_gradient_equals_differences(
+    attend: Callable, grad: Callable, *, k: int = WIDTH, v: int = VALUE_WIDTH, search: Search = USUAL
+) -> None:
+    r"""The gradient is the derivative: `grad(q, k, v, mask, d_o) -> (d_q, d_k, d_v)` agrees with central differences.
+
+    $$ \langle d_q, a \rangle + \langle d_K, b \rangle + \langle d_V, c \rangle = \frac{\langle d_o,
+       o(q + h a, K + h b, V + h c, m) - o(q - h a, K - h b, V - h c, m) \rangle}{2 h}, \qquad h = u^{1/3} $$
+    """
+
+    @st.composite
+    def inputs(draw):
+        case = draw(_attention_inputs(search, k, v, loud=False))
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        sizes = {"d_o": (len(case["q"]), v), **{along: case[of].shape for along, of in zip("abc", "qkv", strict=True)}}
+        return case | {name: rng.normal(size=size).astype(search.dtype) for name, size in sizes.items()}
+
+    def violation(q, k, v, mask, d_o, a, b, c):
+        return off_slope(lambda *qkv: attend(*qkv, mask), (q, k, v), d_o, grad(q, k, v, mask, d_o), (a, b, c))
+
+    forall("attention gradient equals differences", inputs(), violation, search)
 
 
 def same_attention(
@@ -77,7 +108,7 @@ def same_attention(
     """
 
     def violation(q, k, v, mask):
-        phrase = apart(attend(q, k, v, mask), other(q, k, v, mask), inputs=(v,))
+        phrase = apart(array(attend(q, k, v, mask)), array(other(q, k, v, mask)), inputs=(v,))
         return phrase and f"the first function's output {phrase} from the second's"
 
     forall("same attention", _attention_inputs(search, k, v), violation, search)
@@ -103,7 +134,8 @@ def grouped_equals_repeated(
         }
 
     def violation(q, k, v):
-        phrase = apart(attend(q, k, v), attend(q, np.repeat(k, r, 0), np.repeat(v, r, 0)), inputs=(v,))
+        grouped, repeated = array(attend(q, k, v)), array(attend(q, np.repeat(k, r, 0), np.repeat(v, r, 0)))
+        phrase = apart(grouped, repeated, inputs=(v,))
         return (
             phrase and f"the output of {g * r} query heads on {g} key/value heads {phrase} from that on repeated heads"
         )
@@ -111,24 +143,27 @@ def grouped_equals_repeated(
     forall("grouped equals repeated", inputs(), violation, search)
 
 
-def rotary_depends_on_distance(rotate: Callable, *, k: int = 4, search: Search = USUAL) -> None:
+def rotary_depends_on_distance(rotate: Callable, *, k: int = 4, furthest: int = 8192, search: Search = USUAL) -> None:
     r"""Rotated scores know how far apart two tokens stand and not where; each row turns by its own position.
 
     $$ \langle R_m q, R_n k \rangle = \langle R_{m+c} q, R_{n+c} k \rangle, \qquad |R_m q| = |q|, \qquad R_0 = 1 $$
 
-    `rotate(x: (t, k), position: (t,)) -> (t, k)`, in whatever layout; k is even.
+    `rotate(x: (t, k), position: (t,)) -> (t, k)`, in whatever layout; k is even. `furthest` is the last position asked,
+    for a table that ends before. Among small positions only, those counted in bfloat16, to which 256 and 257 are one,
+    would not be noticed.
     """
     name = "rotary depends on distance"
 
     @st.composite
     def inputs(draw):
-        position = np.array(draw(st.lists(st.integers(0, 50), min_size=2, max_size=2)), np.int32)
-        return {"x": draw(search.array(2, k)), "position": position, "c": draw(st.integers(1, 50))}
+        far = draw(st.sampled_from([min(50, furthest // 2), furthest // 2]))
+        position = np.array(draw(st.lists(st.integers(0, far), min_size=2, max_size=2)), np.int32)
+        return {"x": draw(search.array(2, k)), "position": position, "c": draw(st.integers(1, far))}
 
     def violation(x, position, c):
-        turned, moved, alone = rotate(x, position), rotate(x, position + c), rotate(x[1:], position[1:])
-        (a, b), (e, f) = array(turned), array(moved)
-        exact = (np.abs(x).max() ** 2 * k * 100,)  # angles up to 100 are themselves rounded
+        (a, b), (e, f) = array(rotate(x, position)), array(rotate(x, position + c))
+        alone = rotate(x[1:], position[1:])
+        exact = (np.abs(x).max() ** 2 * k * (position.max() + c),)  # the angle is itself rounded
         if phrase := apart(np.linalg.norm(a), np.linalg.norm(x[0]), inputs=exact):
             return f"the length of a rotated row {phrase} from its length before"
         if phrase := apart(np.asarray(a @ b), np.asarray(e @ f), inputs=exact):
@@ -140,7 +175,7 @@ def rotary_depends_on_distance(rotate: Callable, *, k: int = 4, search: Search =
     x = np.random.default_rng(0).normal(size=(1, k)).astype(search.dtype)
     for position in (0, 1):
         at = np.array([position], np.int32)
-        if bool(apart(rotate(x, at), x, inputs=(x,))) == (position == 0):
+        if bool(apart(array(rotate(x, at)), x, inputs=(x,))) == (position == 0):
             raise LawBroken(
                 name, f"position {position} {'rotates' if position == 0 else 'does not rotate'} its row", {"x": x}
             )
@@ -194,9 +229,10 @@ def _lengths(search):
 
 
 @st.composite
-def _attention_inputs(draw, search, k, v, empty=False):
+def _attention_inputs(draw, search, k, v, empty=False, loud=True):
     t, s = draw(_lengths(search))
     mask = np.array(draw(st.lists(st.booleans(), min_size=t * s, max_size=t * s)), bool).reshape(t, s)
     if empty:
         mask[draw(st.integers(0, t - 1))] = False
-    return {"q": draw(search.array(t, k)), "k": draw(search.loud(s, k)), "v": draw(search.array(s, v)), "mask": mask}
+    keys = draw((search.loud if loud else search.array)(s, k))
+    return {"q": draw(search.array(t, k)), "k": keys, "v": draw(search.array(s, v)), "mask": mask}

@@ -38,10 +38,33 @@ def determinism(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
         return {"x": draw(search.array(draw(search.length()), d))}
 
     def violation(x):
-        phrase = apart(mixer(x), array(mixer(x)).copy(), BITWISE)
+        phrase = apart(array(mixer(x)), array(mixer(x)), BITWISE)
         return phrase and f"the output {phrase} from one call to the next with the same input"
 
     forall("determinism", inputs(), violation, search)
+
+
+def positions_mixed(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
+    r"""Something is mixed: some output depends on the input of another position.
+
+    $$ \exists\, x,\ i \ne j : \; f(x)_i \text{ depends on } x_j $$
+
+    The other laws hold for what mixes nothing, and so for a mixer that takes each token for a sequence of its own,
+    as a PyTorch module does that is given (1, t, d) without `batch_first=True`. What means to mix nothing has a
+    window of one token, and `window_honoured` with w = 1 is its law. Asked of the longest of `search.lengths`.
+    """
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(2, max(*search.lengths, 2), d)).astype(search.dtype)
+
+    def violation(x, other):
+        y = array(mixer(x))
+        for j in range(len(x)):
+            changed = np.concatenate([x[:j], other[j : j + 1], x[j + 1 :]])
+            if set(np.flatnonzero((array(mixer(changed)) != y).any(-1))) - {j}:
+                return None
+        return f"of {len(x)} outputs, none depends on the input of another position"
+
+    forall("positions mixed", st.fixed_dictionaries({"x": st.just(x), "other": st.just(other)}), violation, search)
 
 
 def causality(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
@@ -100,7 +123,7 @@ def prefix_equals_whole(mixer: Callable, *, d: int, search: Search = USUAL) -> N
         return {"x": x, "n": draw(st.integers(1, len(x) - 1))}
 
     def violation(x, n):
-        phrase = apart(mixer(x[:n]), array(mixer(x))[:n], inputs=(x,))
+        phrase = apart(array(mixer(x[:n])), array(mixer(x))[:n], inputs=(x,))
         return (
             phrase
             and f"the output for the first {n} of {len(x)} positions {phrase} from the same positions of the whole"
@@ -131,7 +154,7 @@ def padding_ignored(padded: Callable, *, d: int, search: Search = USUAL) -> None
 
 
 def documents_kept_apart(packed: Callable, *, d: int, search: Search = USUAL) -> None:
-    r"""Documents packed into one row give what each gives alone: `packed(x, document: (t,)) -> y`.
+    r"""Documents packed into one row, one to four, give what each gives alone: `packed(x, document: (t,)) -> y`.
 
     $$ f(x, c)_{c = j} = f(x_{c = j}, 0) $$
     """
@@ -139,11 +162,12 @@ def documents_kept_apart(packed: Callable, *, d: int, search: Search = USUAL) ->
     @st.composite
     def inputs(draw):
         x = draw(search.array(draw(search.length(2)), d))
-        return {"x": x, "document": (np.arange(len(x)) >= draw(st.integers(1, len(x) - 1))).astype(np.int32)}
+        starts = draw(st.sets(st.integers(1, len(x) - 1), max_size=3))
+        return {"x": x, "document": np.isin(np.arange(len(x)), list(starts)).cumsum(dtype=np.int32)}
 
     def violation(x, document):
         whole = array(packed(x, document))
-        for j in (0, 1):
+        for j in np.unique(document):
             alone = packed(x[document == j], np.zeros(np.sum(document == j), np.int32))
             if phrase := apart(whole[document == j], alone, inputs=(x,)):
                 return f"document {j} {phrase} from the same document alone"
@@ -164,7 +188,7 @@ def permutation_equivariance(mixer: Callable, *, d: int, search: Search = USUAL)
         return {"x": x, "order": np.array(draw(st.permutations(range(len(x)))))}
 
     def violation(x, order):
-        phrase = apart(mixer(x[order]), array(mixer(x))[order], inputs=(x,))
+        phrase = apart(array(mixer(x[order])), array(mixer(x))[order], inputs=(x,))
         return phrase and f"the output for permuted inputs {phrase} from the permuted output"
 
     forall("permutation equivariance", inputs(), violation, search)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import USUAL, Search, apart, array, forall
+from minilm.laws.search import USUAL, Search, apart, array, forall, off_slope
 
 VOCABULARY = 5
 
@@ -49,7 +49,7 @@ def ignored_positions_do_not_count(loss: Callable, *, n: int = VOCABULARY, searc
 
     def violation(logits, targets, weights):
         kept = weights > 0
-        expected = loss(logits[kept], targets[kept], weights[kept])
+        expected = array(loss(logits[kept], targets[kept], weights[kept]))
         phrase = apart(loss(logits, targets, weights), expected, inputs=(logits[kept],))
         return phrase and f"the loss {phrase} from the loss without the ignored positions"
 
@@ -76,7 +76,7 @@ def order_of_positions_irrelevant(loss: Callable, *, n: int = VOCABULARY, search
     """
 
     def violation(logits, targets, weights):
-        reverse = loss(logits[::-1].copy(), targets[::-1].copy(), weights[::-1].copy())
+        reverse = array(loss(logits[::-1].copy(), targets[::-1].copy(), weights[::-1].copy()))
         phrase = apart(loss(logits, targets, weights), reverse, inputs=(logits,))
         return phrase and f"the loss {phrase} from the loss of the positions in reverse order"
 
@@ -86,7 +86,10 @@ def order_of_positions_irrelevant(loss: Callable, *, n: int = VOCABULARY, search
 def gradient_sums_to_zero(grad: Callable, *, n: int = VOCABULARY, search: Search = USUAL) -> None:
     r"""Logits that rise together change nothing: each row of `grad(logits, targets, weights) -> (t, n)` sums to 0.
 
-    $$ \partial \ell / \partial z_i = w_i (p_i - y_i) / \sum w, \qquad \sum_j \partial \ell / \partial z_{ij} = 0 $$
+    $$ \sum_j \partial \ell / \partial z_{ij} = 0, \qquad w_i = 0 \implies \partial \ell / \partial z_i = 0 $$
+
+    Both follow from dl/dz = w (p - y) / sum w, and no more: whether it is the loss's gradient, and not seven times
+    that, or zeros, is for `loss_gradient_equals_differences` to say.
     """
 
     def violation(logits, targets, weights):
@@ -98,6 +101,30 @@ def gradient_sums_to_zero(grad: Callable, *, n: int = VOCABULARY, search: Search
         return f"the gradient at an ignored position is {ignored:.3g}, not 0" if ignored else None
 
     forall("gradient sums to zero", _batches(n, search), violation, search)
+
+
+def loss_gradient_equals_differences(
+    loss: Callable, grad: Callable, *, n: int = VOCABULARY, search: Search = USUAL
+) -> None:
+    r"""The gradient is the loss's own, whatever the loss: `grad(logits, targets, weights)` agrees with differences.
+
+    $$ \Big\langle \frac{\partial \ell}{\partial z}, v \Big\rangle = \frac{\ell(z + h v) - \ell(z - h v)}{2 h},
+       \qquad h = u^{1/3} $$
+
+    Of the plain cross-entropy it is w (p - y) / sum w; smoothed, or with a penalty on the logits, it is another.
+    """
+
+    @st.composite
+    def inputs(draw):
+        batch = draw(_batches(n, search))
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        return {**batch, "v": rng.normal(size=batch["logits"].shape).astype(search.dtype)}
+
+    def violation(logits, targets, weights, v):
+        given, loudest = grad(logits, targets, weights), float(np.abs(logits).max())
+        return off_slope(lambda z: loss(z, targets, weights), (logits,), 1.0, (given,), (v,), loudest)
+
+    forall("loss gradient equals differences", inputs(), violation, search)
 
 
 @st.composite

@@ -17,7 +17,7 @@ def scale_invariance(norm: Callable, *, d: int, search: Search = USUAL) -> None:
     """
 
     def violation(x):
-        phrase = apart(norm(x * BIG), norm(x * BIG * 16))
+        phrase = apart(array(norm(x * BIG)), array(norm(x * BIG * 16)))
         return phrase and f"the output for {BIG:.0f}·x {phrase} from the output for sixteen times that"
 
     forall("scale invariance", _rows(d, search), violation, search)
@@ -30,7 +30,7 @@ def shift_invariance(norm: Callable, *, d: int, search: Search = USUAL) -> None:
     """
 
     def violation(x):
-        phrase = apart(norm(x + x.dtype.type(2)), norm(x), inputs=(x + 2,))
+        phrase = apart(array(norm(x + x.dtype.type(2))), array(norm(x)), inputs=(x + 2,))
         return phrase and f"the output for x + 2 {phrase} from the output for x"
 
     forall("shift invariance", _rows(d, search), violation, search)
@@ -61,7 +61,8 @@ def accurate_far_from_zero(norm: Callable, *, d: int, search: Search = USUAL) ->
 
     def violation(x):
         near, far = x * 64, x * 64 + x.dtype.type(r * 64)
-        phrase = apart(norm(far), norm(far - x.dtype.type(r * 64)), FAR * r, inputs=(np.ones(1),))
+        near_again = far - x.dtype.type(r * 64)
+        phrase = apart(array(norm(far)), array(norm(near_again)), FAR * r, inputs=(np.ones(1),))
         spread = near.std(-1).min()
         return phrase and f"with mean {r * 64:.3g} and deviation {spread:.3g} the output {phrase} from that with mean 0"
 

@@ -78,7 +78,7 @@ def check(
       mixer: the function; NumPy goes in, anything that NumPy can read comes out.
       d: the width of its input.
       causal: claims that no output depends on a later input.
-      window: claims that output i depends on exactly the inputs i − window + 1 to i.
+      window: claims that output i depends on exactly the inputs i − window + 1 to i; 1 if it means to mix nothing.
       equivariant: claims that it has neither positions nor a mask.
       weights: x -> (..., t, s), the attention weights.
       grad: (x, d_y) -> d_x, its gradient.
@@ -96,6 +96,7 @@ def check(
         (
             _try(dependence.shape_kept, mixer, **common),
             _try(dependence.determinism, mixer, **common),
+            _try(dependence.positions_mixed, mixer, needs={"window=2 or more": window != 1}, **common),
             _try(dependence.causality, mixer, needs={"causal=True": causal}, **common),
             _try(dependence.prefix_equals_whole, mixer, needs={"causal=True": causal}, **common),
             _try(dependence.causality_of_gradient, grad, needs={"causal=True": causal, "grad=": grad}, **common),
@@ -129,13 +130,17 @@ def check_attention(
     v: int = 3,
     search: Search = USUAL,
 ) -> Report:
-    """Hold attend(q: (t, k), k: (s, k), v: (s, v), mask: (t, s)) -> (t, v) against its laws; `other` is its twin."""
+    """Hold attend(q: (t, k), k: (s, k), v: (s, v), mask: (t, s)) -> (t, v) against its laws; `other` is its twin.
+
+    `grad(q, k, v, mask, d_o) -> (d_q, d_k, d_v)` is its gradient.
+    """
     common = {"k": k, "v": v, "search": search}
     return Report(
         (
             _try(attention.masking_equals_removing, attend, **common),
             _try(attention.empty_rows_give_zero, attend, **common),
             _try(attention.empty_rows_have_finite_gradients, grad, needs={"grad=": grad}, **common),
+            _try(attention.attention_gradient_equals_differences, attend, grad, needs={"grad=": grad}, **common),
             _try(attention.same_attention, attend, other, needs={"other=": other}, **common),
         )
     )
@@ -158,7 +163,10 @@ def check_norm(norm: Callable, *, d: int, centred: bool = False, search: Search 
 def check_loss(
     loss: Callable, *, grad: Callable | None = None, smoothing: float = 0.0, n: int = 5, search: Search = USUAL
 ) -> Report:
-    """Hold a cross-entropy loss(logits: (t, n), targets: (t,), weights: (t,)) -> mean in nats against its laws."""
+    """Hold a cross-entropy loss(logits: (t, n), targets: (t,), weights: (t,)) -> mean in nats against its laws.
+
+    `grad(logits, targets, weights) -> (t, n)` is its gradient.
+    """
     common = {"n": n, "search": search}
     return Report(
         (
@@ -168,6 +176,7 @@ def check_loss(
             _try(losses.all_ignored_gives_zero, loss, **common),
             _try(losses.order_of_positions_irrelevant, loss, **common),
             _try(losses.gradient_sums_to_zero, grad, needs={"grad=": grad}, **common),
+            _try(losses.loss_gradient_equals_differences, loss, grad, needs={"grad=": grad}, **common),
         )
     )
 

@@ -18,8 +18,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def top_k(k: int) -> Callable:
-    """Softmax over the k largest logits."""
-    return lambda logits: _kept(logits, logits >= np.sort(logits)[-k])
+    """Softmax over the k largest logits, or over all where there are fewer."""
+    return lambda logits: _kept(logits, logits >= np.sort(logits)[-min(k, len(logits))])
 
 
 def top_p(p: float) -> Callable:
@@ -62,9 +62,14 @@ def frequencies(sample: Callable, *, among: Callable = softmax, draws: int = 200
     r"""Tokens come as often as their probabilities say, by a chi-square test that fails by chance once in a million.
 
     $$ \sum_j \frac{(N_j - N p_j)^2}{N p_j} \le \chi^2_{m-1}(10^{-6}) $$
+
+    A thousand added to all logits changes no probability, but overflows where the maximum is not subtracted first.
     """
-    for logits in np.log([[0.4, 0.25, 0.2, 0.1, 0.05], [0.05, 0.1, 0.7, 0.1, 0.05], [0.26, 0.25, 0.18, 0.16, 0.15]]):
-        logits = logits.astype(search.dtype)
+    quiet = np.log([[0.4, 0.25, 0.2, 0.1, 0.05], [0.05, 0.1, 0.7, 0.1, 0.05], [0.26, 0.25, 0.18, 0.16, 0.15]])
+    for z, by in zip(quiet, (0, -1000, 1000), strict=True):
+        moved = (z + by).astype(search.dtype)
+        # Stay where a coarse dtype would make neighbours equal.
+        logits = moved if len(set(moved.tolist())) == len(set(z.tolist())) else z.astype(search.dtype)
         expected = draws * among(logits.astype(np.float64))
         counts = np.bincount([int(sample(key, logits)) for key in range(draws)], minlength=len(logits))
         kept = expected > 0
@@ -116,8 +121,9 @@ def _kept(logits, kept):
 
 
 def _logits(n, search):
-    """Logits of which no two are equal or nearly so: what happens to ties is nobody's law."""
-    return st.permutations(range(n)).map(lambda order: (np.array(order) * 0.73 - 1).astype(search.dtype))
+    """Logits of which no two are equal or nearly so: what happens to ties is nobody's law. Half are loud."""
+    orders, loudness = st.permutations(range(n)), st.sampled_from([1.0, 1000.0])  # e^1000 overflows
+    return st.builds(lambda order, s: ((np.array(order) * 0.73 - 1) * s).astype(search.dtype), orders, loudness)
 
 
 def _chi_square_quantile(freedom):

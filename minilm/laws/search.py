@@ -17,7 +17,7 @@ where u is the unit roundoff of the *coarser* of the two results' dtypes: 2.2e-1
 The chance that a correct sampler fails the chi-square test is `FALSE_ALARM`, one in a million.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -79,8 +79,17 @@ class Search:
 USUAL = Search()
 
 
-def forall(law: str, inputs: st.SearchStrategy, violation: Callable[..., str | None], search: Search) -> None:
-    """Raise `LawBroken` with the smallest of `inputs`, a dictionary by name, for which `violation` has a sentence."""
+def forall(
+    law: str,
+    inputs: st.SearchStrategy,
+    violation: Callable[..., str | None],
+    search: Search,
+    known: Iterable[dict] = (),
+) -> None:
+    """Raise `LawBroken` with the smallest of `inputs`, a dictionary by name, for which `violation` has a sentence.
+
+    Where none is found, the inputs of `known` are tried too, each of them, whatever chance has drawn before.
+    """
 
     def sentence(case: dict) -> str:
         try:
@@ -91,15 +100,17 @@ def forall(law: str, inputs: st.SearchStrategy, violation: Callable[..., str | N
     try:
         smallest = find(inputs, lambda case: bool(sentence(case)), settings=_quiet(search), random=Random(0))
     except NoSuchExample:
-        return
+        smallest = next((case for case in known if sentence(case)), None)
     except Flaky:
         raise LawBroken(law, CHANCE, {}) from None
+    if smallest is None:
+        return
     raise LawBroken(law, sentence(smallest) or CHANCE, smallest)
 
 
 def array(result: Any) -> np.ndarray:
-    """As NumPy sees it; a PyTorch tensor leaves its graph behind."""
-    return np.asarray(result.detach() if hasattr(result, "detach") else result)
+    """A copy, as NumPy sees it, for the next call may write to the same memory; a PyTorch tensor leaves its graph."""
+    return np.asarray(result.detach() if hasattr(result, "detach") else result).copy()
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
@@ -139,6 +150,31 @@ def apart(actual: Any, expected: Any, C: float = LAYER, inputs: tuple = ()) -> s
     if error <= bound:
         return ""
     return f"differs by {error:.2g} where {bound:.2g} is allowed" if C else f"changes by {error:.2g}"
+
+
+def off_slope(f: Callable, inputs: tuple, d_y: Any, gradients: Any, v: tuple, loudest: float = 0.0) -> str:
+    r"""How a gradient of <d_y, f> is not its slope along v by central differences, as a sentence; empty where it is.
+
+    $$ \sum_n \langle d_n, v_n \rangle = \frac{\langle d_y, f(x + h v) - f(x - h v) \rangle}{2 h}, \qquad h = u^{1/3} $$
+
+    The bound is relative to the sums of absolute values on both sides, and to `loudest`, a number lost within f.
+    """
+    d_x = [array(gradient) for gradient in gradients]
+    for gradient, x in zip(d_x, inputs, strict=True):
+        if gradient.shape != x.shape:
+            return f"the gradient has shape {gradient.shape} where {x.shape} was expected"
+    y = array(f(*inputs))
+    h = unit_roundoff(y.dtype) ** (1 / 3)
+    ends = [[(x + sign * h * along).astype(x.dtype) for x, along in zip(inputs, v, strict=True)] for sign in (1, -1)]
+    plus, minus = (array(f(*end)).astype(np.float64) for end in ends)
+    # Along v as it was rounded: next to a loud number a step of h is coarse.
+    v = tuple((a.astype(np.float64) - b.astype(np.float64)) / (2 * h) for a, b in zip(*ends, strict=True))
+    d_x = [gradient.astype(np.float64) for gradient in d_x]
+    slope, difference = sum(map(np.vdot, d_x, v)), np.vdot(d_y, plus - minus) / (2 * h)
+    scale = sum(map(np.vdot, map(np.abs, d_x), map(np.abs, v))) + np.vdot(np.abs(d_y), np.abs(y)) + loudest
+    if abs(slope - difference) <= DIFFERENCE * h**2 * scale:
+        return ""
+    return f"the slope along v is {difference:.6g} by central differences and {slope:.6g} by the gradient"
 
 
 def _quiet(search):

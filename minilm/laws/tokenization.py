@@ -7,19 +7,27 @@ from hypothesis import strategies as st
 from minilm.laws.search import Search, forall
 
 THOROUGH = Search(examples=200)
+# What a decoder that reads files takes for a mark of their encoding, and what one that tidies English up takes away.
+BYTE_ORDER_MARK = "\ufeff"
+TIDIED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+KNOWN = (BYTE_ORDER_MARK, *(f"{word}{blank}" for word in ("", "a") for blank in TIDIED))
 
 
 def text_round_trip(encode: Callable, decode: Callable, *, search: Search = THOROUGH) -> None:
     r"""Whatever can be written comes back as it was: any Unicode, white space and control characters included.
 
     $$ \mathrm{decode}(\mathrm{encode}(s)) = s $$
+
+    Each of `KNOWN` is asked: a leading byte order mark, and the blanks that some decoders take from before a comma,
+    a full stop or an n't.
     """
 
     def violation(text):
         back = decode(encode(text))
         return None if back == text else f"it comes back as {back!r}"
 
-    forall("text round trip", st.fixed_dictionaries({"text": _text()}), violation, search)
+    known = ({"text": text} for text in KNOWN)
+    forall("text round trip", st.fixed_dictionaries({"text": _text()}), violation, search, known)
 
 
 def bytes_round_trip(encode: Callable, decode: Callable, *, search: Search = THOROUGH) -> None:

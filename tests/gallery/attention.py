@@ -131,6 +131,18 @@ def rotary_by_index():
     return lambda x, position: rotate(x, np.arange(len(x))), rotate
 
 
+@plant(laws.rotary_depends_on_distance)
+def positions_counted_in_bfloat16():
+    """Positions cast with the model: 256 and 257 are one in bfloat16, and from 2048 on one in sixteen is told apart:
+    gpt-neox issue 1003, UNI-D2 pull request 6."""
+
+    def rounded(position):
+        bits = np.asarray(position, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+
+    return lambda x, position: rotate(x, rounded(position)), rotate
+
+
 def by_formula(fast, slow, *, factor=4.0, length=512):
     """YaRN as its paper writes it: frequencies of the two planes, and the magnitude of what they turn."""
     m, w = np.arange(D // 2), 10000.0 ** (-2 * np.arange(D // 2) / D)

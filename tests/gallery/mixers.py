@@ -189,6 +189,20 @@ def packing_segments_ignored():
     )
 
 
+@plant(laws.documents_kept_apart, d=D)
+def a_second_boundary_not_seen():
+    """The first document told from the rest, and the rest told from nothing: what two documents in a row never show.
+    (No thread known to us.)"""
+
+    def first(document):
+        return (document == document[0])[:, None] == (document == document[0])
+
+    return (
+        lambda x, document: self_attention(x, causal(len(x)) & first(document)),
+        lambda x, document: self_attention(x, causal(len(x)) & (document[:, None] == document)),
+    )
+
+
 @plant(laws.weights_sum_to_one, d=D)
 def softmax_over_the_queries():
     """`Softmax(dim=0)` in PyTorch-NLP's attention (issue 2); over the query axis in labml's diffusion U-Net (issue

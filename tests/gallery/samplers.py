@@ -31,6 +31,17 @@ def one_token_more_than_k():
     )
 
 
+@plant(laws.frequencies, among=laws.top_k(50))
+def a_k_beyond_the_vocabulary():
+    """Clamped to the vocabulary less one, as vLLM pull request 14234 proposed, a k that should keep all loses the last;
+    unclamped it raises: TransformerLens pull request 1347."""
+
+    def clamped(spare):
+        return among(lambda logits: logits >= np.sort(logits)[-min(50, len(logits) - spare)])
+
+    return clamped(1), clamped(0)
+
+
 @plant(laws.support, among=laws.min_p(0.3))
 def min_p_as_an_absolute_probability():
     """min-p is relative to the likeliest token: a threshold of p itself keeps other tokens. (No thread known to us.)"""
@@ -80,6 +91,31 @@ def an_empty_nucleus():
 def a_temperature_applied_twice():
     """Divided once for all backends and once more in one of them; a temperature of 1 hides it: RL-Kernel issue 81."""
     return lambda key, logits: draw(key, logits / 2 / 2), lambda key, logits: draw(key, logits / 2)
+
+
+def exponentials(largest):
+    """Draw by the cumulative sum of exponentials of the logits less `largest` of them."""
+
+    def sample(key, logits):
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights = np.exp(logits - largest(logits))
+            return np.argmax(np.cumsum(weights / weights.sum()) > np.random.default_rng(key).random())
+
+    return sample
+
+
+@plant(laws.support)
+def a_maximum_not_subtracted():
+    """Of [0, 1000] the second weight is infinite, every share NaN, and token 0 drawn for ever: colibri issue 369,
+    xFasterTransformer pull request 326."""
+    return exponentials(lambda logits: 0), exponentials(np.max)
+
+
+@plant(laws.frequencies)
+def a_maximum_that_begins_at_zero():
+    """The larger of 0 and the maximum: of logits near -1000 every weight is 0, and 0 / 0 is no share: NNlib.jl pull
+    request 43, tinyengine issue 107."""
+    return exponentials(lambda logits: max(logits.max(), 0)), exponentials(np.max)
 
 
 @plant(laws.zero_temperature_is_argmax)

@@ -30,6 +30,26 @@ def a_blank_in_front():
     return (lambda text: encode(" " + text), decode), (encode, decode)
 
 
+@plant(laws.text_round_trip)
+def a_mark_of_the_encoding_taken_off():
+    """A leading U+FEFF is a character of the text, which decoders of files drop: Effect issue 7672, gren issue 155."""
+    return (encode, lambda ids: bytes(ids).decode("utf-8-sig")), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def a_decoder_that_tidies_up():
+    """`clean_up_tokenization_spaces`, long on by default, takes the blank from before a mark: tokenizers issue 1543,
+    transformers issue 40088."""
+
+    def tidy(ids):
+        text = decode(ids)
+        for blank in (" .", " ,", " n't"):
+            text = text.replace(blank, blank[1:])
+        return text
+
+    return (encode, tidy), (encode, decode)
+
+
 @plant(laws.bytes_round_trip)
 def bytes_that_are_no_characters():
     """Bytes pass through a string and come back as U+FFFD: tiktoken issue 388 asks for a way around it."""

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from minilm.data.tokenizers import load as load_tokenizer
-from minilm.run_folder import read_model
+from minilm.run_folder import read_model, read_tokenizer, steps, sync_folder, write_synced
 from minilm.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 _FORMAT = "minilm checkpoint 1"
@@ -52,6 +51,11 @@ def restore(like, tensors: dict[str, np.ndarray], where) -> Any:
     for name in [*expected, *tensors]:
         here = _describe(expected[name]) if name in expected else "absent"
         there = _describe(tensors[name]) if name in tensors else "absent"
+        if name.startswith("optimizer.") and (here == "absent") != (there == "absent"):
+            raise CheckpointError(
+                f"{where} was saved under another optimizer: its tensor {name!r} is {there}, and this optimizer's is "
+                f"{here}. Go on with the --optimizer that it was saved under, or train a new run."
+            )
         if here != there:
             raise CheckpointError(
                 f"{where} is of another architecture: its tensor {name!r} is {there}, and this model's is {here}. "
@@ -93,11 +97,11 @@ def save(
         aside.mkdir(parents=True)
         checksums = write_tensors(aside / "state.safetensors", tensors)
         _write_manifest(aside / "manifest.json", Manifest(step, validation, progress or {}, checksums))
-        _sync_folder(aside)
+        sync_folder(aside)
         if final.exists():  # a damaged one, whose step was reached again from the one before
             os.replace(final, folder / f"{_TEMPORARY}replaced")
         os.replace(aside, final)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
@@ -148,19 +152,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
 def _write_manifest(path, manifest):
     content = {"format": _FORMAT, **manifest._asdict()}
-    with open(path, "w") as file:
-        json.dump({"crc32": zlib.crc32(json.dumps(content).encode()), "manifest": content}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder):
-    """Ask the disk to keep the folder's own list of names; without it a rename may be lost with the power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    document = {"crc32": zlib.crc32(json.dumps(content).encode()), "manifest": content}
+    write_synced(path, json.dumps(document, indent=1))
 
 
 def _offer(checkpoint):
@@ -176,11 +169,6 @@ def _offer(checkpoint):
 
 
 # ── the checkpoints of a run ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def steps(run: Path) -> list[Path]:
-    """The run's checkpoints, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.is_dir())
 
 
 def find(run: Path, step: int | str = "last") -> Path:
@@ -204,16 +192,21 @@ def holds(run: Path, step: int) -> bool:
     return run / "checkpoints" / f"step-{step:08d}" in steps(run)
 
 
+def passed_over(run: Path) -> list[Path]:
+    """The checkpoints of which `best` cannot know whether they are, for their manifests are missing or damaged."""
+    return [checkpoint for checkpoint in steps(run) if not _manifest_is_whole(checkpoint)]
+
+
+def _manifest_is_whole(checkpoint):
+    try:
+        return bool(read_manifest(checkpoint))
+    except DamagedFileError:
+        return False
+
+
 def _best(found):
-    measured = []
-    for checkpoint in found:
-        try:
-            validation = read_manifest(checkpoint).validation
-        except DamagedFileError:
-            continue
-        if validation is not None:
-            measured.append((validation, checkpoint))
-    return min(measured, default=(None, None))[1]
+    losses = [(read_manifest(checkpoint).validation, checkpoint) for checkpoint in filter(_manifest_is_whole, found)]
+    return min([pair for pair in losses if pair[0] is not None], default=(None, None))[1]
 
 
 def _prune(run, newest, keep):
@@ -249,14 +242,4 @@ def load_run(run: Path | str, step: int | str = "best") -> Run:
     except DamagedFileError as error:
         raise CheckpointError(f"{error} {_offer(checkpoint)}") from error
     params = {name.removeprefix("params."): tensor for name, tensor in tensors.items() if name.startswith("params.")}
-    return Run(model, config, restore(like, params, checkpoint), load_tokenizer(run / "tokenizer.json"), manifest)
-
-
-def latest_run(root: Path | str = "runs") -> Path:
-    """The run under `root` whose newest checkpoint is the newest of all."""
-    runs = {path.parent.parent.parent for path in Path(root).glob("*/checkpoints/step-*/manifest.json")}
-    if not runs:
-        raise CheckpointError(
-            f"There is no trained run under {root}/: `minilm train` makes one, in about three minutes."
-        )
-    return max(runs, key=lambda run: steps(run)[-1].stat().st_mtime)
+    return Run(model, config, restore(like, params, checkpoint), read_tokenizer(run, config.vocab_size), manifest)

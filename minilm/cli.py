@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from minilm.config import PRESETS
-from minilm.flags import OVERVIEW, Generate, UsageError, nearest, parse
+from minilm.flags import OVERVIEW, UsageError, check_generate, nearest, parse
 from minilm.interruption import run_child, signal_of, terminable
+from minilm.run_folder import latest_run
 from minilm.unread import UNREAD, nobody_reads, written_out
-
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         nobody_reads(sys.stdout)
         return UNREAD
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         return _refuse(error, 1)
     except KeyboardInterrupt as interrupt:
         print("minilm: interrupted.", file=sys.stderr)
@@ -58,7 +57,7 @@ def train(arguments: list[str]) -> int | None:
 
     if chosen.resume:
         step = "last" if chosen.from_step < 0 else chosen.from_step
-        return trainer.resume(chosen.resume, chosen.config, step).exit_code
+        return trainer.resume(_run_folder(chosen.resume), chosen.config, step).exit_code
     if not chosen.preset:
         chosen = parse("train", arguments, preset=trainer.default_preset())
     return trainer.train(chosen.config).exit_code
@@ -67,22 +66,19 @@ def train(arguments: list[str]) -> int | None:
 def generate(arguments: list[str]) -> int | None:
     """Continue a prompt, token by token."""
     chosen = parse("generate", arguments)
-    if chosen.step not in ("best", "last") and not chosen.step.isdecimal():
-        raise UsageError(f"--step is {chosen.step!r}, and must be best, last, or the number of a step.")
-    if chosen.samples < 1:
-        raise UsageError(f"--samples is {chosen.samples}, and must be at least 1.")
-    if chosen.beams and (unused := [name for name in DRAWING if getattr(chosen, name) != getattr(Generate, name)]):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        raise UsageError(f"--beams searches for the likeliest text and draws none, so leave out {flags}.")
+    check_generate(chosen)
     prompt = _text(chosen.prompt).rstrip("\n") if chosen.prompt == "-" else chosen.prompt
     _prepare()
     import jax
 
     from minilm import generation
-    from minilm.checkpoint import load_run
+    from minilm.checkpoint import load_run, passed_over
     from minilm.sampling import EVERY, Sampler
 
-    run = load_run(_run_folder(chosen.run), chosen.step)
+    folder = _run_folder(chosen.run)
+    run = load_run(folder, chosen.step)
+    for damaged in passed_over(folder) if chosen.step == "best" else ():
+        print(f"({damaged} is damaged, and was passed over for step {run.manifest.step}.)", file=sys.stderr)
     if chosen.beams:
         return _search(run, prompt, chosen)
     top_k = chosen.top_k or EVERY
@@ -99,7 +95,8 @@ def generate(arguments: list[str]) -> int | None:
             key=jax.random.fold_in(jax.random.key(chosen.seed), sample),
             stop=chosen.stop,
         )
-        _note(_print_pieces(prompt, pieces), run)
+        if _print_pieces(prompt, pieces) == "context":
+            print(f"(The model's context of {run.config.context_length} tokens is full.)", file=sys.stderr)
     return 0
 
 
@@ -249,8 +246,6 @@ def _text(argument):
 
 
 def _run_folder(name):
-    from minilm.checkpoint import latest_run
-
     if name in ("", "latest"):
         return latest_run()
     if not Path(name).is_dir():
@@ -301,17 +296,22 @@ def _print_pieces(prompt, pieces):
         before = ""
 
 
-def _note(reason, run):
-    if reason == "context":
-        print(f"(The model's context of {run.config.context_length} tokens is full.)", file=sys.stderr)
-
-
 def _refuse(error, code):
-    if os.environ.get("MINILM_TRACEBACK"):
+    foreseen = not isinstance(error, RuntimeError) or "RESOURCE_EXHAUSTED" in str(error)  # which is JAX's MemoryError
+    if os.environ.get("MINILM_TRACEBACK") or not foreseen:
         raise error
+    filename = getattr(error, "filename", None)
     if getattr(error, "errno", None) == errno.ENOSPC:  # as the system says it, which names no file and no way on
-        where = f" for {error.filename}" if error.filename else ""
+        where = f" for {filename}" if filename else ""
         error = f"No space is left on the device{where}: make room, and say the same again."
+    elif isinstance(error, OSError) and error.strerror and filename:  # as the system says it, a number first
+        error = f"{filename} cannot be used: {error.strerror}."
+    elif isinstance(error, MemoryError | RuntimeError):
+        what = f" ({str(error).splitlines()[0].strip(' .')})" if str(error) else ""
+        error = (
+            f"There is not enough memory for that{what}: ask for less at once; in training by a smaller --batch-size, "
+            f"a larger --accumulate or a shorter --context-length."
+        )
     print(f"minilm: {error}", file=sys.stderr)
     return code
 

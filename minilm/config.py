@@ -5,6 +5,7 @@ No part of JAX loads here, so that `minilm train --help` answers at once.
 
 import dataclasses
 import json
+import math
 import typing
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -209,21 +210,38 @@ def check(config: TrainConfig) -> TrainConfig:
             raise ValueError(
                 f"--{name.replace('_', '-')} is {getattr(config.architecture, name)}, and must be at least 1."
             )
-    for name in ("learning_rate", "matrix_learning_rate", "clip_norm"):
-        if not getattr(config.optimization, name) > 0:
-            raise ValueError(
-                f"--{name.replace('_', '-')} is {getattr(config.optimization, name)}, and must be more than 0."
-            )
+    told = config.optimization
+    for name, fits, expected in [
+        ("learning_rate", 0 < told.learning_rate < math.inf, "more than 0, and finite"),
+        ("matrix_learning_rate", 0 < told.matrix_learning_rate < math.inf, "more than 0, and finite"),
+        ("clip_norm", told.clip_norm > 0, "more than 0; inf clips nothing"),
+        ("warmup_steps", told.warmup_steps >= 0, "0, for none, or more"),
+        ("warmdown_share", 0 <= told.warmdown_share <= 1, "a share from 0 to 1"),
+        ("final_share", 0 <= told.final_share <= 1, "a share from 0 to 1"),
+        ("weight_decay", 0 <= told.weight_decay < math.inf, "0, for none, or more, and finite"),
+        ("beta_1", 0 <= told.beta_1 < 1, "a share from 0 to below 1"),
+        ("beta_2", 0 <= told.beta_2 < 1, "a share from 0 to below 1"),
+    ]:
+        if not fits:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(told, name)}, and must be {expected}.")
     if not 0 <= config.architecture.dropout < 1:
         raise ValueError(f"--dropout is {config.architecture.dropout}, and must be a share from 0 to below 1.")
     if not 0 < config.data.held_out < 1:
         raise ValueError(f"--held-out is {config.data.held_out}, and must be a share between 0 and 1.")
-    if config.samples < 0:
-        raise ValueError(f"--samples is {config.samples}, and must be 0, for none, or more.")
+    for name in ("samples", "patience"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"--{name} is {getattr(config, name)}, and must be 0, for none, or more.")
+    check_seed(config.seed)
     for name in config.baselines:
         if name not in BASELINES:
             raise ValueError(f"There is no baseline called {name!r}; there are {', '.join(BASELINES)}.")
     return config
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed of more than the 32 bits that JAX makes a key of: another one would give the same run."""
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"--seed is {seed}, and must be a whole number from 0 to {(1 << 32) - 1}.")
 
 
 def to_json(config) -> str:

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from minilm.run_folder import read_config
+from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, check_seed
+from minilm.run_folder import latest_run, read_config
 
 Flat = tyro.conf.OmitArgPrefixes  # --learning-rate, and not --config.optimization.learning-rate
 
@@ -27,7 +27,7 @@ class Train:
     preset: str = ""
     """Defaults for all other flags: default, long, plain, quick or gpu; unless given, what suits the device."""
     resume: str = ""
-    """Go on with the run in this folder, as if it had never stopped."""
+    """Go on with the run in this folder, as if it had never stopped; latest is the latest under runs/."""
     from_step: int = -1
     """Go on from this checkpoint of the run, instead of its last."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -200,6 +200,21 @@ def parse(command: str, arguments: list[str], preset: str = "default"):
     return flags
 
 
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
+
+
+def check_generate(chosen: Generate) -> None:
+    """Refuse, before anything is loaded, flags of `generate` that make no sense, or none together."""
+    if chosen.step not in ("best", "last") and not chosen.step.isdecimal():
+        raise UsageError(f"--step is {chosen.step!r}, and must be best, last, or the number of a step.")
+    if chosen.samples < 1:
+        raise UsageError(f"--samples is {chosen.samples}, and must be at least 1.")
+    if chosen.beams and (unused := [name for name in DRAWING if getattr(chosen, name) != getattr(Generate, name)]):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise UsageError(f"--beams searches for the likeliest text and draws none, so leave out {flags}.")
+    check_seed(chosen.seed)
+
+
 def nearest(name: str, names) -> str:
     """', did you mean ...?' where some name is close, else nothing.
 
@@ -252,7 +267,7 @@ def _defaults(arguments, preset):
         return PRESETS[name]
     if name is not None:
         raise UsageError("--resume goes on with the run's own settings, so --preset cannot stand beside it.")
-    return read_config(Path(folder))
+    return read_config(latest_run() if folder == "latest" else Path(folder))
 
 
 def _value_of(flag, arguments):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minilm.run_folder import write_whole
+
 
 class History:
     """A run's `history.jsonl`: a record for every step, and one for every measurement on held-out text.
@@ -39,15 +41,17 @@ class History:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
     def records(self) -> list[dict]:
-        """All records so far; a line that a killed run left half-written is skipped."""
+        """All records so far; a line that is none, as a killed run leaves it half-written, is skipped."""
         if not self.path.exists():
             return []
-        return [record for line in self.path.read_text().splitlines() if (record := _parsed(line)) is not None]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [record for line in lines if (record := _parsed(line)) is not None]
 
     def cut_after(self, step: int) -> None:
         """Forget what came after a step, because the run goes on from there."""
         kept = [record for record in self.records() if record["step"] <= step]
-        self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        if self.path.exists():
+            write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def draw_loss(records: list[dict], path: Path, title: str) -> None:
@@ -72,7 +76,10 @@ def draw_loss(records: list[dict], path: Path, title: str) -> None:
 
 
 def _parsed(line):
+    """The record of a line: numbers by their names, of which one is the step; None where it is anything else."""
     try:
-        return json.loads(line)
-    except ValueError:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    numbers = isinstance(record, dict) and all(isinstance(value, int | float) for value in record.values())
+    return record if numbers and "step" in record else None

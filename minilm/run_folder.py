@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -24,7 +25,7 @@ from minilm.models import MODELS
 def folder_for(config: TrainConfig) -> Path:
     """The folder that the config names, or runs/<model>-<number>; one that already holds a run is refused."""
     folder = Path(config.folder) if config.folder else _next_folder(Path("runs"), config.architecture.model)
-    if (folder / "config.json").exists():
+    if os.path.exists(folder / "config.json"):  # no method of the path's, which raises where it may not look
         raise ValueError(
             f"{folder} already holds a run: continue it with `minilm train --resume {folder}`, or name another."
         )
@@ -37,19 +38,29 @@ def begun(folder: Path):
 
     All but its history; where there is none, folders that were made go too.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    there = set(folder.iterdir())
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = set(folder.iterdir())
+    except OSError as error:
+        _remove_empty(made)
+        raise ValueError(
+            f"The run cannot have the folder {folder}: {error.strerror}. Give --folder another, where you may write."
+        ) from error
     try:
         yield
     except BaseException:
-        if not any(folder.glob("checkpoints/step-*")):
+        if not steps(folder):
             for path in set(folder.iterdir()) - there - {folder / "history.jsonl"}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            with contextlib.suppress(OSError):  # one holds something: then it stays
-                for path in made:
-                    path.rmdir()
+            _remove_empty(made)
         raise
+
+
+def _remove_empty(folders):
+    for path in folders:
+        with contextlib.suppress(OSError):  # it holds something and stays, or was never made
+            path.rmdir()
 
 
 def _next_folder(root, name):
@@ -58,12 +69,63 @@ def _next_folder(root, name):
     return root / f"{name}-{max(taken, default=0) + 1}"
 
 
+def steps(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    found = (run / "checkpoints").glob("step-*")
+    return sorted(path for path in found if re.fullmatch(r"step-[0-9]+", path.name) and path.is_dir())
+
+
+def latest_run(root: Path | str = "runs") -> Path:
+    """The run under `root` whose newest checkpoint is the newest of all."""
+    runs = [run for run in Path(root).glob("*") if any((step / "manifest.json").exists() for step in steps(run))]
+    if not runs:
+        raise ValueError(f"There is no trained run under {root}/: `minilm train` makes one, in about three minutes.")
+    return max(runs, key=lambda run: steps(run)[-1].stat().st_mtime)
+
+
+# ── files that are whole or as they were ─────────────────────────────────────────────────────────────────────────────
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Make this text the file's, and where that fails, at whatever moment, leave the file as it was.
+
+    It is written aside, and takes the file's name when the disk has kept it; not at all where nothing would change.
+    """
+    aside = path.with_name(f"{path.name}.writing")
+    if path.exists() and path.read_bytes() == text.encode():
+        return
+    try:
+        write_synced(aside, text)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a file, and return when the disk has kept it."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Ask the disk to keep the folder's own list of names; without it a rename may be lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 # ── what the run was told ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Write down what the run was told."""
-    (folder / "config.json").write_text(to_json(config))
+    write_whole(folder / "config.json", to_json(config))
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -130,7 +192,7 @@ def check_architecture(architecture: ModelConfig) -> None:
 def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> None:
     """Write down which module of `minilm.models` the run trains, and with which Config."""
     described = {"model": architecture.model, "config": dataclasses.asdict(model_config(architecture, vocab_size))}
-    (folder / "model.json").write_text(json.dumps(described, indent=2))
+    write_whole(folder / "model.json", json.dumps(described, indent=2))
 
 
 def read_model(folder: Path) -> tuple[Any, Any]:
@@ -148,6 +210,36 @@ def read_model(folder: Path) -> tuple[Any, Any]:
                 f"or train anew."
             )
     return model, config
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> Any:
+    """The run's tokenizer; refused where it is not the one of a model with this vocabulary."""
+    from minilm.data.tokenizers import load  # not above: the command line says its help without NumPy
+
+    tokenizer = load(folder / "tokenizer.json")
+    if tokenizer.vocab_size != vocab_size:
+        raise ValueError(
+            f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, and the run's model {vocab_size}: restore "
+            f"the tokenizer that the run began with, or train anew."
+        )
+    return tokenizer
+
+
+def check_same_run(folder: Path, saved: TrainConfig, config: TrainConfig, step: int) -> None:
+    """Refuse to go on from a step under flags that are another run's, or that end before it."""
+    check_same_model(folder, config.architecture)
+    if config.data != saved.data:
+        raise ValueError(f"The run in {folder} has read its corpus: other data, or another tokenizer, is another run.")
+    if config.folder != saved.folder and Path(config.folder).resolve() != folder.resolve():
+        raise ValueError(
+            f"The run in {folder} goes on where it is, and not in {config.folder}: leave --folder out, or copy the "
+            f"run there and --resume the copy."
+        )
+    if config.steps < step:
+        raise ValueError(
+            f"The run in {folder} would go on from step {step}, and --steps {config.steps} ends before it: give more "
+            f"than {step}, or go back with --from-step."
+        )
 
 
 def check_same_model(folder: Path, architecture: ModelConfig) -> None:

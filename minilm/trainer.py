@@ -22,8 +22,7 @@ from minilm.baselines import baselines
 from minilm.config import TrainConfig, check
 from minilm.console import RunConsole
 from minilm.data.batching import Batch, Batches, evaluation_batches
-from minilm.data.preparation import Corpus, check_lengths, prepare, reopen
-from minilm.data.tokenizers import load
+from minilm.data.preparation import Corpus, check_ids, check_lengths, prepare, reopen
 from minilm.generation import check_prompts, encode_prompt, generate_text
 from minilm.history import History, draw_loss
 from minilm.interruption import Interruption, signal_of
@@ -79,8 +78,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Result:
     with run_folder.begun(folder):
         corpus = prepare(config.data, folder)
         check_lengths(corpus, config.architecture.context_length)
-        if config.samples:
-            _check_prompt(config, load(folder / "tokenizer.json"))
+        _check_prompt(config, run_folder.read_tokenizer(folder, corpus.train.vocab_size))
         run_folder.write_model(folder, config.architecture, corpus.train.vocab_size)
         run_folder.write_config(folder, config)
         return _run(config, folder, None, console or RunConsole())
@@ -92,16 +90,19 @@ def resume(
     from_step: int | str = "last",
     console: Console | None = None,
 ) -> Result:
-    """Go on with a run from its last checkpoint or another; with its own config, or one that trains it further."""
+    """Go on with a run from its last checkpoint or another; with its own config, or one that trains it further.
+
+    A config that differs is written down just before the first checkpoint that it leads to. What is refused, or
+    crashes, before then leaves the run as it was; after it, the run goes on from where it was as it was told.
+    """
     folder = Path(folder)
     saved = run_folder.read_config(folder)
     start = checkpoint.find(folder, from_step)
     config = check(config or saved)
-    run_folder.check_same_model(folder, config.architecture)
-    if config.data != saved.data:
-        raise ValueError(f"The run in {folder} has read its corpus: other data, or another tokenizer, is another run.")
-    run_folder.write_model(folder, config.architecture, reopen(folder).train.vocab_size)
-    run_folder.write_config(folder, config)
+    run_folder.check_same_run(folder, saved, config, int(start.name.removeprefix("step-")))
+    vocab_size = run_folder.read_model(folder)[1].vocab_size
+    _check_prompt(config, run_folder.read_tokenizer(folder, vocab_size))
+    check_ids(reopen(folder), vocab_size)
     return _run(config, folder, start, console or RunConsole())
 
 
@@ -126,9 +127,9 @@ class _Machine(NamedTuple):
 
 
 def _build(config: TrainConfig, folder: Path) -> _Machine:
-    model, model_config = run_folder.read_model(folder)
-    loss = functools.partial(model.loss, config=model_config)
-    loss = in_precision(loss, config.compute_dtype)
+    model, saved = run_folder.read_model(folder)
+    model_config = run_folder.model_config(config.architecture, saved.vocab_size)  # which may be written down later
+    loss = in_precision(functools.partial(model.loss, config=model_config), config.compute_dtype)
     optimizer = make_optimizer(config.optimization, config.steps)
     place_state, place_batch = _placement(config.mesh)
     return _Machine(
@@ -148,16 +149,23 @@ def _run(config: TrainConfig, folder: Path, start: Path | None, console: Console
     try:
         return _descend(config, folder, start, console)
     except OSError as error:
-        saved = [path.name for path in checkpoint.steps(folder)[-1:]]
-        then = f"{saved[0]} is intact; mend that, then continue with `minilm train --resume {folder}`"
-        raise OSError(
-            f"The run in {folder} had to stop: {error.strerror or error}. {then if saved else 'Nothing was saved yet'}."
-        ) from error
+        then, said = "Nothing was saved yet", str(error.strerror or error).rstrip(".")
+        if saved := checkpoint.steps(folder):
+            flags = "" if run_folder.read_config(folder) == config else " and the flags of this time"
+            then = f"{saved[-1].name} is intact; mend that, then continue with `minilm train --resume {folder}`{flags}"
+        raise OSError(f"The run in {folder} had to stop: {said}. {then}.") from error
 
 
 def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Console) -> Result:
     corpus, machine, history = reopen(folder), _build(config, folder), History(folder / "history.jsonl")
     batches = Batches(corpus.train.tokens, config.architecture.context_length, config.batch_size, config.seed)
+
+    def save(validation: float | None = None) -> None:
+        run_folder.write_model(folder, config.architecture, machine.model_config.vocab_size)
+        run_folder.write_config(folder, config)
+        if validation is not None or not checkpoint.holds(folder, step):
+            told = {"validation": validation, "progress": progress._asdict(), "keep": config.keep}
+            checkpoint.save(folder, state, step=step, **told)
 
     def validate(params, limit: int) -> float:
         held_out = _held_out_batches(corpus, config, limit)
@@ -193,12 +201,10 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
                 progress = progress.after(step, measured)
                 history.add_measurement(step, measured, corpus.validation.bits_per_byte(measured))
                 panel.say(measurement_in_words(step, measured, corpus, progress))
-                checkpoint.save(
-                    folder, state, step=step, validation=measured, progress=progress._asdict(), keep=config.keep
-                )
+                save(measured)
                 pace.rest()
-        if interruption.signal and not checkpoint.holds(folder, step):
-            checkpoint.save(folder, state, step=step, progress=progress._asdict(), keep=config.keep)
+        if interruption.signal:
+            save()
 
     draw_loss(history.records(), folder / "loss.png", f"{config.architecture.model} on {config.data.corpus}")
     if interruption.signal:
@@ -222,6 +228,8 @@ def _begin(machine: _Machine, start: Path | None) -> tuple[TrainState, EarlyStop
 def _conclude(config, folder, step, validate, corpus, console) -> Result:
     """Measure the best state on all held-out text, beside the baselines; let it write; say where everything is."""
     run = checkpoint.load_run(folder, "best")
+    for damaged in checkpoint.passed_over(folder):
+        say(console, f"{damaged} is damaged, and was passed over.")
     if run.manifest.step != step:
         say(console, f"The best state was that of step {run.manifest.step}; what follows is about it.")
     measured = validate(jax.tree.map(jnp.array, run.params), limit=0)
@@ -239,6 +247,8 @@ def _conclude(config, folder, step, validate, corpus, console) -> Result:
 
 def _check_prompt(config, tokenizer) -> None:
     """Before hours of training, and not behind them."""
+    if not config.samples:
+        return
     try:
         ids = encode_prompt(tokenizer, config.prompt)
         check_prompts([ids], tokenizer.vocab_size, config.architecture.context_length)

@@ -40,7 +40,9 @@ def test_the_page_says_how_many_variants_were_measured():
     forward = [row(name, 64, 1e-3, kind="mixer") for name in VARIANTS]
     others = [row("linear", 64, 1e-3), row("gla", 64, 0, mode="prefill", kind="mixer", status="oom")]
     cells = [cell("retnet", "mqar", accuracy=0.5, chance=None), cell("mha", "lm", bits_per_byte=1.9)]
+    forward.append(row("mha", 256, 1e-3, kind="mixer"))
     text = page.markdown([*forward, decoded, *others], cells, {}, "a command")
-    for n, what in ((len(VARIANTS), "timed forward"), (1, "timed in decoding"), (1, "asked what they recall")):
+    told = f"timed forward: {len(VARIANTS) - 1} up to 64 tokens, 1 up to 256 tokens"
+    for n, what in ((len(VARIANTS), told), (1, "timed in decoding: 1 up to 256 tokens"), (1, "asked what they recall")):
         assert f"{n} of the {len(VARIANTS)} variants were {what}." in text
     assert text.count(" variants were ") == 3

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from minilm import checkpoint
 from minilm.checkpoint import CheckpointError
-from minilm.run_folder import model_named
+from minilm.run_folder import latest_run, model_named
 from minilm.tensor_file import DamagedFileError, read_tensors, write_tensors
 from tests.strategies import seeds
 
@@ -243,8 +243,43 @@ def test_a_checkpoint_that_is_not_there_is_told_from_those_that_are(tmp_path):
         checkpoint.find(tmp_path, 7)
     with pytest.raises(ValueError, match=r"has no model\.json"):
         checkpoint.load_run(tmp_path)
-    with pytest.raises(CheckpointError, match="There is no trained run under"):
-        checkpoint.latest_run(tmp_path / "runs")
+    with pytest.raises(ValueError, match="There is no trained run under"):
+        latest_run(tmp_path / "runs")
+
+
+def test_a_folder_that_is_named_like_no_checkpoint_is_none(tmp_path):
+    run = tmp_path / "run"
+    for name in ("step-foo", "step-", "step-00000009x"):
+        (run / "checkpoints" / name).mkdir(parents=True)
+        (run / "checkpoints" / name / "manifest.json").touch()
+    with pytest.raises(ValueError, match="There is no trained run under"):
+        latest_run(tmp_path)
+    checkpoint.save(run, state(3), step=3)
+    assert names(run) == ["step-00000003"]
+    assert latest_run(tmp_path) == run
+    with pytest.raises(CheckpointError, match="no checkpoint of step 7; it holds steps 3"):
+        checkpoint.find(run, 7)
+
+
+def test_what_best_passes_over_is_what_has_no_whole_manifest(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, state(step), step=step, validation=float(step), keep=3)
+    assert checkpoint.passed_over(tmp_path) == []
+    damaged = checkpoint.find(tmp_path, 1)
+    (damaged / "manifest.json").write_text("{")
+    assert checkpoint.passed_over(tmp_path) == [damaged]
+    assert checkpoint.find(tmp_path, "best") == checkpoint.find(tmp_path, 2)
+
+
+def test_another_optimizer_is_named_as_that_and_as_no_other_architecture(tmp_path):
+    class Both(NamedTuple):
+        params: dict
+        optimizer: dict
+
+    saved = checkpoint.save(tmp_path, Both({"w": np.ones(2)}, {"mu": np.ones(3)}), step=1)
+    sentence = r"saved under another optimizer: its tensor 'optimizer\.nu' is absent, .* Go on with the --optimizer"
+    with pytest.raises(CheckpointError, match=sentence):
+        checkpoint.load(saved, Both({"w": np.ones(2)}, {"nu": np.ones(3)}))
 
 
 @pytest.mark.parametrize("name", ["nothing", "../gpt", "os.path", "", "GPT"])

@@ -36,21 +36,9 @@ def trained(tmp_path_factory):
         (folder / "corpus" / f"{i}.txt").write_text(
             f"A class is a class, and {i} is a number. Nothing else is {i}.\n" * 20
         )
-    options = [
-        "--corpus",
-        "corpus",
-        "--tokenizer",
-        "byte",
-        "--steps",
-        "4",
-        "--n-layers",
-        "1",
-        "--samples",
-        "0",
-        "--model",
-        "gpt",
-    ]
-    done = minilm("train", "--preset", "quick", *options, "--baselines", "unigram", "--held-out", "0.2", folder=folder)
+    data = ["--corpus", "corpus", "--tokenizer", "byte", "--held-out", "0.2", "--baselines", "unigram"]
+    sizes = ["--steps", "4", "--n-layers", "1", "--samples", "0", "--model", "gpt"]
+    done = minilm("train", "--preset", "quick", *data, *sizes, folder=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -128,6 +116,26 @@ def test_a_command_line_that_cannot_be_understood_is_answered_in_a_sentence(argu
     assert re.search(sentence, error)
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError("Unable to allocate 9. PiB"), r"not enough memory for that \(Unable .* PiB\): .*--batch-size"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out"), r"not enough memory for that \(RES.*: Out\): .* larger --accumulate"),
+        (
+            PermissionError(13, "Permission denied", "mine.txt"),
+            r"minilm: mine\.txt cannot be used: Permission denied\.",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_a_sentence(error, sentence, monkeypatch, capsys):
+    def command(_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "info", command)
+    assert cli.main(["info"]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
+
+
 def test_no_command_shows_what_there_is(capsys):
     assert cli.main([]) == 2
     shown = capsys.readouterr().out
@@ -150,6 +158,9 @@ def test_benchmarks_are_listed_with_their_question(capsys):
     [
         (["generate", "A"], "There is no trained run under runs/: `minilm train` makes one"),
         (["generate", "A", "--run", "runs/none"], "There is no folder runs/none"),
+        (["generate", "A", "--seed", "99999999999999999999"], "--seed is 99999999999999999999, and must be a whole"),
+        (["train", "--resume", "latest"], "There is no trained run under runs/: `minilm train` makes one"),
+        (["train", "--seed", "-1"], "--seed is -1, and must be a whole number from 0 to"),
         (["tokenize", "A", "--tokenizer", "none.json"], "There is no tokenizer at none.json"),
         (["train", "--resume", "none"], "none is not the folder of a run: it has no config.json"),
         (["train", "--steps", "0"], "--steps is 0, and must be at least 1"),

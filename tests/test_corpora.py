@@ -107,6 +107,10 @@ def test_bad_input_is_named_in_a_sentence(tmp_path, monkeypatch):
     refused("é".encode()[:1], ValueError, r"input.txt is not utf-8: byte 0 \(unexpected end of data\)")
     refused(b"abc", ValueError, "no encoding of text called 'klingon'", "klingon")
     refused(b"abc", ValueError, "no encoding of text called 'base64'", "base64")
+    for nothing in (b"", b" \n\t\n"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(nothing)))
+        with pytest.raises(ValueError, match="Standard input is empty, or white space alone; pipe a text into it"):
+            list(documents("-"))
     monkeypatch.setattr(corpora, "BLOCK", 4)
     refused(b"abc\xe6\xbc\xa2\xe6(", ValueError, r"input.txt is not utf-8: byte 6")
     with pytest.raises(FileNotFoundError, match=r"no file, folder or match for 'nowhere\*'"):
@@ -116,6 +120,12 @@ def test_bad_input_is_named_in_a_sentence(tmp_path, monkeypatch):
         documents("")
     with pytest.raises(FileNotFoundError, match="holds no files"):
         list(documents(str(tmp_path / "empty")))
+
+
+def test_of_no_documents_none_are_near_duplicates_and_none_can_be_held_out():
+    assert near_duplicates([]).tolist() == []
+    with pytest.raises(ValueError, match=r"Nothing can be held out: the 0 document\(s\)"):
+        held_out([])
 
 
 def test_near_duplicates_have_one_group_and_others_their_own():

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import sys
 from dataclasses import replace
@@ -57,6 +58,21 @@ def train(config):
             "no attention variant .glb., did you mean",
         ),
         ({"optimization": OptimizerConfig(learning_rate=-1.0)}, "--learning-rate is -1.0, and must be more than 0"),
+        (
+            {"optimization": OptimizerConfig(learning_rate=math.inf)},
+            "--learning-rate is inf, .* more than 0, and finite",
+        ),
+        ({"optimization": OptimizerConfig(matrix_learning_rate=math.nan)}, "--matrix-learning-rate is nan, and must"),
+        ({"optimization": OptimizerConfig(clip_norm=0.0)}, "--clip-norm is 0.0, and must be more than 0"),
+        ({"optimization": OptimizerConfig(warmup_steps=-5)}, "--warmup-steps is -5, and must be 0, for none, or more"),
+        ({"optimization": OptimizerConfig(warmdown_share=2.0)}, "--warmdown-share is 2.0, .* a share from 0 to 1"),
+        ({"optimization": OptimizerConfig(final_share=-0.1)}, "--final-share is -0.1, .* a share from 0 to 1"),
+        ({"optimization": OptimizerConfig(weight_decay=-1.0)}, "--weight-decay is -1.0, .* 0, for none, or more"),
+        ({"optimization": OptimizerConfig(beta_1=1.5)}, "--beta-1 is 1.5, .* a share from 0 to below 1"),
+        ({"optimization": OptimizerConfig(beta_2=1.0)}, "--beta-2 is 1.0, .* a share from 0 to below 1"),
+        ({"patience": -1}, "--patience is -1, and must be 0, for none, or more"),
+        ({"seed": -1}, "--seed is -1, and must be a whole number from 0 to 4294967295"),
+        ({"seed": 1 << 32}, "--seed is 4294967296, and must be a whole number from 0 to 4294967295"),
         ({"optimization": OptimizerConfig(optimizer="sgd")}, "no optimizer 'sgd'"),
         ({"baselines": ("xz", "6-gram")}, "no baseline called '6-gram'; there are unigram, .*, xz"),
         ({"samples": -1}, "--samples is -1, and must be 0, for none, or more"),
@@ -90,6 +106,51 @@ def test_what_ends_before_its_first_checkpoint_leaves_a_folder_as_it_was(
     with pytest.raises(ValueError, match=sentence):
         train(replace(told(text, "", **changes), folder=""))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["one.txt", "one.txt/run", "new/" + "x" * 300])
+def test_a_folder_that_cannot_be_is_refused_by_its_flag(name, text):
+    with pytest.raises(ValueError, match=r"cannot have the folder .*: .*\. Give --folder another, where you may write"):
+        train(told(text, text.parent / name))
+    assert [path.name for path in text.parent.iterdir()] == ["one.txt"]
+
+
+def test_a_run_that_ends_before_anything_was_measured_leaves_no_folder(text, tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(trainer, "evaluation_batches", full)
+    with pytest.raises(MemoryError):
+        train(told(text, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_file_that_is_written_whole_is_as_it_was_where_that_fails(call, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    history = History(tmp_path / "history.jsonl")
+    history.add([{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.0}])
+    whole = history.path.read_bytes()
+    monkeypatch.setattr(os, call, full)
+    history.cut_after(2)  # nothing changes, so nothing is written
+    with pytest.raises(OSError, match="No space left"):
+        history.cut_after(1)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [whole]
+    monkeypatch.undo()
+    history.cut_after(1)
+    assert history.records() == [{"step": 1, "loss": 2.5}]
+
+
+def test_a_line_of_history_that_is_no_record_is_skipped(tmp_path):
+    history = History(tmp_path / "history.jsonl")
+    other = [b"[1]", b"3", b'"a"', b"\xff\xfe", b'{"loss": 1}', b'{"step": "2"}', b'{"step": 2, "lo']
+    history.path.write_bytes(b"\n".join([b'{"step": 1, "loss": 2.5}', *other]))
+    assert history.records() == [{"step": 1, "loss": 2.5}]
+    history.cut_after(1)
+    history.add([{"step": 2, "loss": 2.0}])
+    assert [record["step"] for record in history.records()] == [1, 2]
 
 
 def test_a_loss_that_never_was_a_number_leaves_its_history_and_the_name_to_another_run(text, tmp_path):

@@ -178,7 +178,7 @@ def test_a_finished_run_speaks_from_its_folder_alone(finished):
         jax.tree.map(jnp.asarray, run.params), jnp.asarray(run.tokenizer.encode("the model")), config=run.config
     )
     assert logits.shape == (9, 257)
-    assert checkpoint.latest_run(folder.parent) == folder
+    assert run_folder.latest_run(folder.parent) == folder
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

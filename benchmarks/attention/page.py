@@ -3,6 +3,7 @@
 import base64
 import inspect
 import itertools
+from collections import Counter
 
 from markdown_it import MarkdownIt
 
@@ -68,10 +69,17 @@ def _where(rows):
     return text
 
 
-def _share(names, what: str) -> str:
-    """How many variants of the table are among those measured."""
-    found = VARIANTS.keys() & {name.partition(":")[0] for name in names}
-    return f"{len(found)} of the {len(VARIANTS)} variants were {what}."
+def _share(names, what: str, lengths=()) -> str:
+    """How many variants of the table are among those measured; and, of as many lengths as names, how far each went."""
+    farthest = {}
+    for name, length in itertools.zip_longest(names, lengths, fillvalue=0):
+        if (variant := name.partition(":")[0]) in VARIANTS:
+            farthest[variant] = max(length, farthest.get(variant, 0))
+    text = f"{len(farthest)} of the {len(VARIANTS)} variants were {what}"
+    if any(farthest.values()):
+        counted = sorted(Counter(farthest.values()).items())
+        text += ": " + ", ".join(f"{n} up to {length:,} tokens" for length, n in counted)
+    return f"{text}."
 
 
 def _sections(rows, quality, pictures):
@@ -94,8 +102,11 @@ def _sections(rows, quality, pictures):
             grown, passed = views.growth(mine), views.crossovers(mine)
             blocks = [views.markdown(mine), *("\n".join(f"* {line}" for line in lines) for lines in (grown, passed))]
             timed = [row for row in mine if "time" in row and kind == "mixer"]
-            of_modes = {mode: [row["candidate"] for row in timed if row["mode"] == mode] for mode in MEASURED}
-            shares = [_share(names, MEASURED[mode]) for mode, names in of_modes.items() if names]
+            shares = []
+            for mode, what in MEASURED.items():
+                alike = [row for row in timed if row["mode"] == mode]
+                lengths = [row["sizes"].get("length") or row["sizes"]["context"] for row in alike]
+                shares += [_share([row["candidate"] for row in alike], what, lengths)] * bool(alike)
             yield title, [*filter(None, blocks), *filter(None, [" ".join(shares)])]
     if quality:
         recalled = [row["variant"] for row in quality if row.get("accuracy") is not None]

@@ -19,6 +19,10 @@ KNOWN = {
         "softmax without positions still knew, and with rotary positions alone it did not.",
     ),
 }
+FORGETTING = (
+    "As published, some heads of Mamba-2 and of Gated DeltaNet forget within a few tokens at first, and which do is "
+    "drawn by the seed; with `fastest=1` all begin slowly."
+)
 EVERY = 50  # steps between measurements, unless told
 FEW = 3  # seeds, and learning rates, below which nothing is ranked
 
@@ -88,6 +92,7 @@ def _task(title, records):
     of_sizes, sentence = KNOWN.get(ranked[0]["row"]["task"], ({}, ""))
     if sentence and not ranked[0]["row"]["match"] and of_sizes.items() <= ranked[0]["row"]["sizes"].items():
         text.append(sentence)
+    text += [FORGETTING] * any("fastest" in row["options"] for row in done)
     for row in done:
         if row["within_reach"] is not None:
             share, value = row["within_reach"], row["chance"]["value"]

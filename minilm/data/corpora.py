@@ -44,8 +44,11 @@ def documents(source: str, encoding: str = "utf-8") -> Iterator[str]:
     if source == "code":
         return code()
     if source == "-":
-        return _stretches(_read(sys.stdin.buffer, "standard input", encoding), STRETCH, FEWEST)
-    return _documents_of_files(_files(source), encoding)
+        stretches = _stretches(_read(sys.stdin.buffer, "standard input", encoding), STRETCH, FEWEST)
+        return _some(stretches, "Standard input is empty, or white space alone; pipe a text into it.")
+    files = _files(source)
+    which = str(files[0]) if len(files) == 1 else f"Each of {len(files)} files"
+    return _some(_documents_of_files(files, encoding), f"{which} is empty; give a file that holds text.")
 
 
 def prose() -> Iterator[str]:
@@ -155,17 +158,19 @@ def _files(source):
 
 
 def _documents_of_files(paths, encoding):
-    empty = True
     for path in paths:
         with open(path, "rb") as file:
             size, fewest = (STRETCH, FEWEST) if len(paths) == 1 else (LONG, 1)
-            for document in _stretches(_read(file, str(path), encoding), size, fewest):
-                empty = False
-                yield document
+            yield from _stretches(_read(file, str(path), encoding), size, fewest)
+
+
+def _some(documents, otherwise):
+    empty = True
+    for document in documents:
+        empty = False
+        yield document
     if empty:
-        raise ValueError(
-            f"{paths[0] if len(paths) == 1 else f'Each of {len(paths)} files'} is empty; give a file that holds text."
-        )
+        raise ValueError(otherwise)
 
 
 def _read(file, name, encoding):

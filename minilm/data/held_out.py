@@ -66,7 +66,7 @@ def near_duplicates(documents: Sequence[str]) -> np.ndarray:
     they share at least 2% of the smaller one's sampled shingles, and at least two, or are the same.
     """
     sampled = _sampled(documents)
-    sizes = np.array([len(s) for s in sampled])
+    sizes = np.array([len(s) for s in sampled], int)
     shingles, owners = np.concatenate([*sampled, np.zeros(0, np.uint64)]), np.repeat(np.arange(len(documents)), sizes)
     order = np.argsort(shingles, kind="stable")
     shingles, owners = shingles[order], owners[order]

@@ -11,6 +11,8 @@ from minilm.data.spool import Spool
 from minilm.data.token_file import TokenFile, open_tokens, write_tokens
 from minilm.data.tokenizers import BPETokenizer, ByteTokenizer, CharacterTokenizer, Tokenizer
 
+_BLOCK = 1 << 22  # tokens looked at together
+
 
 class Corpus(NamedTuple):
     """A corpus ready for training; the held-out documents are near-duplicates of none that is trained on."""
@@ -49,6 +51,19 @@ def check_lengths(corpus: Corpus, context_length: int) -> None:
                 f"The {name} text has {len(tokens)} tokens, fewer than the {context_length + 1} of one context and its "
                 f"last target: give more text, or --context-length {max(1, len(tokens) - 1)} or less."
             )
+
+
+def check_ids(corpus: Corpus, vocab_size: int) -> None:
+    """Refuse tokens that a model with this vocabulary doesn't know; one pass over them, a block at a time."""
+    for name, tokens in [("training", corpus.train.tokens), ("held-out", corpus.validation.tokens)]:
+        for start in range(0, len(tokens), _BLOCK):
+            block = tokens[start : start + _BLOCK]
+            if (largest := int(block.max())) >= vocab_size:
+                raise ValueError(
+                    f"The {name} text holds the token id {largest}, at place {start + int(block.argmax())}, and the "
+                    f"model knows ids from 0 to {vocab_size - 1}: its file was changed, or is another tokenizer's. "
+                    f"Restore it, or train anew."
+                )
 
 
 def _learn(config, texts) -> Tokenizer:

@@ -311,10 +311,8 @@ def _check_finite(values: np.ndarray, first: int, folder: Path) -> None:
     """Stop the run at the first value that is no number; what is saved stays as it is."""
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        good = checkpoint.steps(folder)
-        last = f"The last good checkpoint is {good[-1]}" if good else "There is no checkpoint yet"
-        command = f"minilm train --resume {folder}" if good else "minilm train"
-        raise NotFiniteError(
-            f"The loss or its gradient is not finite at step {first + bad[0]}. {last}: "
-            f"try `{command} --learning-rate` with less than before."
-        )
+        then = "There is no checkpoint yet: begin anew as this time, with a lower --learning-rate"
+        if good := checkpoint.steps(folder):
+            go_on = f"minilm train --resume {folder} --learning-rate"
+            then = f"The last good checkpoint is {good[-1]}: try `{go_on}` with less than before"
+        raise NotFiniteError(f"The loss or its gradient is not finite at step {first + bad[0]}. {then}.")

@@ -84,6 +84,17 @@ def test_gates_that_stand_open_give_delta_net(seed):
     assert_close(MIXERS["gated"].apply(gated, x, Tokens.arange(T)), expected, FORMULA)
 
 
+def test_initial_weights_keep_the_variance_of_their_inputs():
+    params = gated_delta_mixer(g=20, k=30, v=40).init(jax.random.key(0), 50)
+    delta = params.delta
+    inputs = {"w_q": 50, "w_k": 50, "w_v": 50, "w_b": 50, "w_o": 20 * 40, "convolution": 4}
+    for name, width in inputs.items():
+        assert abs(getattr(delta, name).std() * np.sqrt(width) - 1) < 0.1, name
+    for w in (params.w_a, params.w_g):
+        assert abs(w.std() * np.sqrt(50) - 1) < 0.1
+    assert (delta.convolution.shape, delta.scale.tolist()) == ((4, 20, 100), [1.0] * 40)
+
+
 def test_initial_gates_keep_from_a_fifth_to_nearly_all_of_the_state():
     params = init_gated_delta(jax.random.key(0), 7, g=1000, k=2, v=3, convolution=2)
     kept = jnp.exp(-jnp.exp(params.log_rate) * jax.nn.softplus(params.b_a))

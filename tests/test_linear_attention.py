@@ -170,13 +170,22 @@ def test_exponents_of_any_size_have_a_mean_and_gradients_in_float32(far):
     assert_close(attend(a, growing), v, LAYER, jnp.float32)  # each key outweighs those before it
 
 
-def test_of_no_key_by_exponents_there_is_nothing():
+@pytest.mark.parametrize(("aside", "far"), [(0, 1000.0), (0, -1000.0), (4, -1000.0), (4, 0.0), (T, 0.0)])
+def test_exponents_of_any_size_and_of_no_key_give_what_they_do_by_hand(aside, far):
+    """Keys far away, and the first ones none at all: of those there is nothing, and behind them no trace."""
     a, b, v = draw(7)
-    empty = ScaledState(jnp.zeros((G, K, V + 1)), jnp.full(G, NOTHING))
-    state, o = exponential_attention(empty, a, b.at[:, :3].set(-jnp.inf), v, chunk=2)
-    assert not o[:, :3].any()
-    later, expected = exponential_attention(empty, a[:, 3:], b[:, 3:], v[:, 3:], chunk=2)
-    assert_close((state, o[:, 3:]), (later, expected), FORMULA)
+    b, empty = (b + far).at[:, :aside].set(-jnp.inf), ScaledState(jnp.zeros((G, K, V + 1)), jnp.full(G, NOTHING))
+    (state, o), pullback = jax.vjp(partial(exponential_attention, chunk=2), empty, a - far / 2, b, v)
+    given = jax.tree.map(np.asarray, (empty, a - far / 2, b, v))
+    (by_hand, expected), saved = reference.exponential_attention(*given)
+    d_out = jax.tree.map(np.ones_like, (by_hand, expected))
+    assert_close((o, state.matrix), (expected, by_hand.matrix), FORMULA)
+    assert_close(state.m, by_hand.m, FORMULA)
+    assert_close(
+        pullback(jax.tree.map(jnp.asarray, d_out)), reference.exponential_attention_backward(saved, d_out), FORMULA
+    )
+    assert not o[:, :aside].any()
+    assert o[:, aside:].all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0, 8.0, 12.0])

@@ -67,9 +67,10 @@ def exponential_attention(state, a, b, v, *, chunk=64):
             largest = max(a[g, t, j] + exponent for (_, j), (exponent, _) in pairs.items())
             p = {(s, j): math.exp(a[g, t, j] + exponent - largest) for (s, j), (exponent, _) in pairs.items()}
             sums = np.sum([p[i] * pairs[i][1] for i in pairs], axis=0)
-            o[g, t] = sums[:-1] / sums[-1] if sums[-1] != 0 else 0.0
-            rows[g, t] = {i: p[i] / sums[-1] if sums[-1] != 0 else 0.0 for i in pairs}
-        m[g] = max(state.m[g], round(b[g].max()) if np.isfinite(b[g].max()) else -math.inf)
+            if sums[-1] != 0:
+                o[g, t] = sums[:-1] / sums[-1]
+                rows[g, t] = {i: p[i] / sums[-1] for i in pairs}
+        m[g] = max([state.m[g], *(round(exponent) for exponent in b[g].flat if exponent > -math.inf)])
         for (_, j), (exponent, y_and_c) in pairs.items():
             matrix[g, j] += math.exp(exponent - m[g]) * y_and_c
     return (type(state)(matrix, m), o), (state, a, b, v, o, rows, matrix, m)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from minilm.layers.linear_attention.gated import gated_chunked, gated_parallel
 from minilm.layers.linear_attention.loop import loop
 from minilm.layers.linear_attention.rwkv import rwkv6_chunked, rwkv6_mixer, rwkv6_parallel, rwkv6_step
-from minilm.layers.linear_attention.state_mixer import token_shift_mixer
+from minilm.layers.linear_attention.state_mixer import state_mixer, token_shift_mixer
 from minilm.shapes import Mixer, Tokens
 from tests.mixers import assert_lawful, drawn_params, numbered, slow
 from tests.records.linear_attention_delta import drawn_keys
@@ -179,6 +179,31 @@ def test_a_shifted_mixer_reads_each_token_beside_the_last_real_one_before_it():
     state, rest = mixer.step(jnp.ones(1), state, x[2:], numbered(real[2:]))
     assert state.x.tolist() == [3.0]
     assert jnp.concatenate([first, rest]).tolist() == pairs.tolist()
+
+
+def test_a_state_mixer_begins_each_sequence_of_a_batch_from_the_empty_state_of_its_parameters():
+    asked = []
+
+    def init_state(params, size, dtype):
+        asked.append((params.tolist(), size, dtype))
+        return jnp.zeros(params.shape, dtype)
+
+    running_sum = state_mixer(
+        init=lambda key, d: jnp.ones(d),
+        project=lambda params, x: x * params,
+        recur=lambda params, state, x, tokens: (state + x.sum(0), state + x.cumsum(0)),
+        merge=lambda params, x, o: o - x,
+        init_state=init_state,
+    )
+    params, x = jnp.array([1.0, 10.0]), jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 5, 2)))
+    assert running_sum.init_state(params, 7, jnp.bfloat16).dtype == jnp.float32
+    assert asked.pop() == ([1.0, 10.0], 7, jnp.float32)
+    expected = (x * params).cumsum(2) - x
+    assert_close(running_sum.apply(params, x, Tokens.arange(5)), expected, FORMULA)
+    assert_close(running_sum.apply(params, x[0, 0], Tokens.arange(5)), expected[0, 0], FORMULA)
+    assert {tuple(parameters) for parameters, _, _ in asked} == {(1.0, 10.0)}
+    state, y = running_sum.step(params, jnp.ones(2), x[0, 0], Tokens.arange(5))
+    assert_close((state, y), ((x[0, 0] * params).sum(0) + 1, expected[0, 0] + 1), FORMULA)
 
 
 def test_initial_weights_keep_the_variance_of_their_inputs_and_rates_differ_by_dimension():

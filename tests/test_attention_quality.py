@@ -233,8 +233,9 @@ def test_runs_that_end_when_they_have_learnt_and_those_that_go_on_are_two_settin
     rows = [row("mha", 1, 0, 0.99, early_stop=told, evaluated_every=50) for told in (True, False)]
     rows.append(row("mha", 1, 0, 0.99, early_stop=True, evaluated_every=10))
     assert [len(record["seeds"]) for record in quality_views.best(rows)] == [1, 1, 1]
-    stopped, went_on = quality_views.table(rows).split("\n\n**")
-    assert "up to 1000 steps" in stopped
+    stopped, went_on, often = quality_views.table(rows).split("\n\n**")
+    assert "up to 1000 steps**" in stopped
+    assert "up to 1000 steps, measured every 10**" in often
     assert "A run ends at 99%" in stopped
     assert "up to 1000 steps" not in went_on
     assert "A run ends" not in went_on

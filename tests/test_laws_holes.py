@@ -68,10 +68,26 @@ def test_correct_gradients_and_rotations_hold_in_every_precision(dtype):
 
 
 def test_a_rotation_read_from_a_table_is_asked_up_to_its_end_alone():
-    table = lambda x, position: rotate(x, np.arange(100)[position])  # noqa: E731
+    table = lambda x, position, rows=100: rotate(x, np.arange(rows)[position])  # noqa: E731
     laws.rotary_depends_on_distance(table, furthest=99)
-    with pytest.raises(laws.LawBroken, match="IndexError"):
+    laws.rotary_depends_on_distance(lambda x, position: table(x, position, rows=2048))
+    with pytest.raises(laws.LawBroken, match=r"IndexError.*before position 2047 is asked with its own `furthest=`"):
         laws.rotary_depends_on_distance(table)
+    with pytest.raises(ValueError, match="`furthest` is at least 2, but it is 1"):
+        laws.rotary_depends_on_distance(table, furthest=1)
+
+
+def test_an_attention_whose_weights_may_be_zero_breaks_no_law():
+    def attend(q, k, v, mask):
+        return (np.where(mask, np.maximum(q @ k.T, 0) ** 2, 0)) @ v
+
+    def gradient(q, k, v, mask, d_o):
+        scores = np.where(mask, np.maximum(q @ k.T, 0), 0)
+        d_scores = 2 * scores * (d_o @ v.T)
+        return d_scores @ k, d_scores.T @ q, (scores**2).T @ d_o
+
+    laws.check_attention(attend, grad=gradient).raise_if_broken()
+    laws.check_attention(attend, grad=gradient, search=laws.Search(lengths=(7, 2))).raise_if_broken()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

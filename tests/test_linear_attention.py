@@ -188,6 +188,25 @@ def test_exponents_of_any_size_and_of_no_key_give_what_they_do_by_hand(aside, fa
     assert o[:, aside:].all()
 
 
+def test_a_state_whose_power_is_that_of_the_largest_key_has_the_gradient_by_hand():
+    """As it is where a text goes on: its power is a whole number, and so is that of the keys."""
+    a, b, v = draw(8)
+    state = ScaledState(jnp.abs(draw(9)[2][:, :K]).repeat(2, -1)[..., : V + 1], jnp.round(b.max((1, 2))))
+    out, pullback = jax.vjp(partial(exponential_attention, chunk=2), state, a, b, v)
+    expected, saved = reference.exponential_attention(*jax.tree.map(np.asarray, (state, a, b, v)))
+    d_out = jax.tree.map(np.ones_like, expected)
+    by_hand = reference.exponential_attention_backward(saved, d_out)
+    assert_close((out, pullback(jax.tree.map(jnp.asarray, d_out))), (expected, by_hand), FORMULA)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_features_of_sixteen_bits_are_not_rounded_once_more(dtype):
+    q, k, v = (jnp.abs(x).astype(dtype) for x in draw(10))
+    state, v = jnp.zeros((G, K, V + 1), jnp.float32), v.astype(jnp.float32)
+    o, wide = (linear_attention(state, x, k.astype(x.dtype), v, chunk=2)[1] for x in (q, q.astype(jnp.float32)))
+    assert_close(o, wide, REDUCTION, jnp.float32)
+
+
 @pytest.mark.parametrize("scale", [1.0, 4.0, 8.0, 12.0])
 def test_a_performer_of_loud_inputs_computes_in_float32_what_it_does_in_float64(scale):
     mixer = performer_mixer(g=2, k=32, v=4, m=64)

@@ -106,7 +106,8 @@ def _sections(rows, quality, pictures):
             for mode, what in MEASURED.items():
                 alike = [row for row in timed if row["mode"] == mode]
                 lengths = [row["sizes"].get("length") or row["sizes"]["context"] for row in alike]
-                shares += [_share([row["candidate"] for row in alike], what, lengths)] * bool(alike)
+                if alike:
+                    shares.append(_share([row["candidate"] for row in alike], what, lengths))
             yield title, [*filter(None, blocks), *filter(None, [" ".join(shares)])]
     if quality:
         recalled = [row["variant"] for row in quality if row.get("accuracy") is not None]

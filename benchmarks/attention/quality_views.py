@@ -71,7 +71,7 @@ def table(rows: list[dict]) -> str:
     tasks = defaultdict(list)
     for record in best(rows):
         row = record["row"]
-        tasks[f"{row['task']}, {sizes(row)}, {'up to ' * _may_end(row)}{row['steps']} steps{match(row)}"].append(record)
+        tasks[f"{row['task']}, {sizes(row)}, {_steps(row)}{match(row)}"].append(record)
     return "\n\n".join(_task(title, records) for title, records in tasks.items())
 
 
@@ -124,14 +124,19 @@ def _task(title, records):
             ]
         )
     if any(record["seeds"] and _at_an_end(record) for record in ranked):
-        text.append("† The lowest or the highest rate that was tried: one beyond it may be better.")
+        text.append("† The lowest or the highest rate that every seed had: one beyond it may be better.")
     escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
     return "\n\n".join([*text, "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)])
 
 
+def _steps(row):
+    every = row.get("evaluated_every", EVERY)
+    return f"{'up to ' * _may_end(row)}{row['steps']} steps" + f", measured every {every}" * (every != EVERY)
+
+
 def _may_end(row):
     """Whether a run ends when it has learnt: those that are told to, of tasks with right answers."""
-    return row.get("early_stop", False) and row["task"] != "lm"
+    return row.get("early_stop", True) and row["task"] != "lm"
 
 
 def _at_an_end(record):

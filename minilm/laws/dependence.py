@@ -62,7 +62,10 @@ def positions_mixed(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
             changed = np.concatenate([x[:j], other[j : j + 1], x[j + 1 :]])
             if set(np.flatnonzero((array(mixer(changed)) != y).any(-1))) - {j}:
                 return None
-        return f"of {len(x)} outputs, none depends on the input of another position"
+        return (
+            f"of {len(x)} outputs, none depends on the input of another position (weights that begin at zero mix "
+            f"nothing: draw others; a reach beyond {len(x) - 1} wants longer `lengths`; what means to has `window=1`)"
+        )
 
     forall("positions mixed", st.fixed_dictionaries({"x": st.just(x), "other": st.just(other)}), violation, search)
 

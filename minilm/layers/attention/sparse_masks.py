@@ -76,9 +76,10 @@ class BlockWindow(Rule):
     def reach(self, first: Tokens, last: Tokens) -> tuple[Tokens, Tokens]:
         """From n − 1 blocks before the first query's to the end of the one n − 1 after the last one's."""
         low, high = Rule.reach(self, first, last)
-        n = jnp.minimum(self.n, high.position // self.size - last.position // self.size)  # as far as there are integers
-        beginning = (first.position // self.size - n + 1) * self.size
-        end = (last.position // self.size + n) * self.size - 1
+        first_b, last_b, blocks = (x.position // self.size for x in (first, last, high))
+        before, behind = jnp.minimum(self.n, blocks), jnp.minimum(self.n, blocks - last_b)  # of all that integers count
+        beginning = jnp.where(self.n > blocks, low.position, (first_b - before + 1) * self.size)
+        end = jnp.where(self.n > blocks - last_b, high.position, (last_b + behind) * self.size - 1)
         return low._replace(position=beginning), high._replace(position=end)
 
 

@@ -55,7 +55,7 @@ def linear_attention(
     >>> linear_attention(jnp.zeros((1, 1, 2)), one, one, v)[1].ravel().tolist()
     [1.0, 2.5]
     """
-    q = _over_its_largest(q)
+    q = _over_its_largest(q.astype(state.dtype))
     state, o = decay_chunked(state, q, k, _with_1(v, state), jnp.zeros(q.shape[:2], state.dtype), chunk=chunk)
     return state, _quotient(o[..., :-1], o[..., -1:]).astype(v.dtype)
 
@@ -107,8 +107,9 @@ def exponential_attention(
     >>> exponential_attention(empty, zero + 500, far, jnp.array([[[4.0], [8.0]]]))[1].round(3).tolist()
     [[[4.0], [7.0]]]
     """
-    m = jnp.maximum(jax.lax.cummax(jnp.round(b.max(-1)), axis=1), state.m[:, None])
-    log_decay = jnp.concatenate([state.m[:, None], m[:, :-1]], axis=1) - m
+    largest, before = jax.lax.cummax(jnp.round(b.max(-1)), axis=1), state.m[:, None]
+    m = jnp.where(largest > before, largest, before)
+    log_decay = jnp.concatenate([before, m[:, :-1]], axis=1) - m
     q, k = jnp.exp(a - jax.lax.stop_gradient(a.max(-1, keepdims=True))), jnp.exp(b - m[..., None])
     matrix, o = decay_chunked(state.matrix, q, k, _with_1(v, state.matrix), log_decay, chunk=chunk)
     return ScaledState(matrix, m[:, -1]), _quotient(o[..., :-1], o[..., -1:]).astype(v.dtype)

@@ -167,13 +167,21 @@ def test_a_shifted_mixer_reads_each_token_beside_the_last_real_one_before_it():
     spy = Mixer(
         init=lambda key, d: jnp.ones(d),
         apply=lambda params, pairs, tokens: pairs,
-        init_state=lambda params, size, dtype=None: (),
+        init_state=lambda params, size, dtype=None: (params.shape, size, dtype),
         step=lambda params, state, pairs, tokens: (state, pairs),
     )
     mixer = token_shift_mixer(spy, width=len)
+    assert mixer.init_state(jnp.ones(1), 7, jnp.float32).inner == ((1,), 7, jnp.float32)
     x, real = jnp.array([[1.0], [9.0], [2.0], [9.0], [9.0], [3.0]]), np.array([True, False, True, False, False, True])
     pairs = mixer.apply(jnp.ones(1), x, numbered(real))
     assert pairs[real].tolist() == [[1.0, 0.0], [2.0, 1.0], [3.0, 2.0]]
+    several = jnp.stack([x, x + 1, x[::-1]])
+    assert mixer.apply(jnp.ones(1), several, numbered(real))[0].tolist() == pairs.tolist()
+    own = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(numbered, (real, real, real[::-1])))
+    backwards = mixer.apply(jnp.ones(1), several, own)[2][real[::-1]]
+    assert backwards.tolist() == [[3.0, 0.0], [2.0, 3.0], [1.0, 2.0]]
+    narrow = mixer.step(jnp.ones(1), mixer.init_state(jnp.ones(1), 1), x.astype(jnp.bfloat16), numbered(real))
+    assert (narrow[0].x.dtype, narrow[1].dtype) == (jnp.float64, jnp.bfloat16)
     state = mixer.init_state(jnp.ones(1), 1)
     state, first = mixer.step(jnp.ones(1), state, x[:2], numbered(real[:2]))
     state, rest = mixer.step(jnp.ones(1), state, x[2:], numbered(real[2:]))
@@ -188,10 +196,14 @@ def test_a_state_mixer_begins_each_sequence_of_a_batch_from_the_empty_state_of_i
         asked.append((params.tolist(), size, dtype))
         return jnp.zeros(params.shape, dtype)
 
+    def recur(params, state, x, tokens):
+        x = jnp.where(tokens.position[:, None] >= 0, x, 0)
+        return state + x.sum(0), state + x.cumsum(0)
+
     running_sum = state_mixer(
         init=lambda key, d: jnp.ones(d),
         project=lambda params, x: x * params,
-        recur=lambda params, state, x, tokens: (state + x.sum(0), state + x.cumsum(0)),
+        recur=recur,
         merge=lambda params, x, o: o - x,
         init_state=init_state,
     )
@@ -201,6 +213,9 @@ def test_a_state_mixer_begins_each_sequence_of_a_batch_from_the_empty_state_of_i
     expected = (x * params).cumsum(2) - x
     assert_close(running_sum.apply(params, x, Tokens.arange(5)), expected, FORMULA)
     assert_close(running_sum.apply(params, x[0, 0], Tokens.arange(5)), expected[0, 0], FORMULA)
+    real = np.random.default_rng(1).random((3, 4, 5)) < 0.7  # each sequence has its own padding
+    own = Tokens(jnp.where(real, jnp.arange(5), -1), jnp.zeros((3, 4, 5), int))
+    assert_close(running_sum.apply(params, x, own), (x * params * real[..., None]).cumsum(2) - x, FORMULA)
     assert {tuple(parameters) for parameters, _, _ in asked} == {(1.0, 10.0)}
     state, y = running_sum.step(params, jnp.ones(2), x[0, 0], Tokens.arange(5))
     assert_close((state, y), ((x[0, 0] * params).sum(0) + 1, expected[0, 0] + 1), FORMULA)

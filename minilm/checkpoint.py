@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,16 +82,25 @@ class Manifest(NamedTuple):
 
 
 def save(
-    run: Path, state, *, step: int, validation: float | None = None, progress: dict | None = None, keep: int = 2
+    run: Path,
+    state,
+    *,
+    step: int,
+    validation: float | None = None,
+    progress: dict | None = None,
+    keep: int = 2,
+    beside: Callable[[], object] = lambda: None,
 ) -> Path:
     """Write the state as checkpoint `step` of the run; then remove all but the last `keep` checkpoints and the best.
 
     Whatever goes wrong while writing, the checkpoints that were there remain. Where the run went back to an earlier
-    checkpoint, those of later steps are removed when the new one is safe.
+    checkpoint, those of later steps lose their names just before the new one gets its own: a run that is killed at
+    whatever moment goes on from the course that it left, or from this one. Between the two, `beside` is called: what it
+    writes of this course is followed by no checkpoint of another.
     """
     folder = run / "checkpoints"
     final, aside = folder / f"step-{step:08d}", folder / f"{_TEMPORARY}{step:08d}"
-    tensors = {name: np.asarray(leaf) for name, leaf in flatten(state).items()}
+    tensors, left = {name: np.asarray(leaf) for name, leaf in flatten(state).items()}, []
     try:
         for leftover in folder.glob(f"{_TEMPORARY}*"):  # of a run that was killed as it wrote
             shutil.rmtree(leftover)
@@ -98,11 +108,15 @@ def save(
         checksums = write_tensors(aside / "state.safetensors", tensors)
         _write_manifest(aside / "manifest.json", Manifest(step, validation, progress or {}, checksums))
         sync_folder(aside)
-        if final.exists():  # a damaged one, whose step was reached again from the one before
-            os.replace(final, folder / f"{_TEMPORARY}replaced")
+        for path in [path for path in steps(run) if path.name >= final.name]:  # of a course that was left
+            os.replace(path, folder / f"{_TEMPORARY}{path.name}")
+            left.append(path)
+        beside()
         os.replace(aside, final)
         sync_folder(folder)
     except OSError as error:
+        for path in left if aside.exists() else ():
+            os.replace(folder / f"{_TEMPORARY}{path.name}", path)
         shutil.rmtree(aside, ignore_errors=True)
         size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
         then = "There is no earlier checkpoint: make room, then begin anew."
@@ -114,7 +128,7 @@ def save(
         raise CheckpointError(
             f"Step {step} could not be saved to {folder}: {error.strerror or error} ({size:.1f} MB are needed). {then}"
         ) from error
-    _prune(run, final, keep)
+    _prune(run, keep)
     return final
 
 
@@ -209,13 +223,13 @@ def _best(found):
     return min([pair for pair in losses if pair[0] is not None], default=(None, None))[1]
 
 
-def _prune(run, newest, keep):
-    """Keep the last few up to the newest, and the best of them; later ones are of a course that the run has left."""
+def _prune(run, keep):
+    """Keep the last few and the best of them; what has a temporary name is of a course that the run has left."""
     found = steps(run)
-    upto = [checkpoint for checkpoint in found if checkpoint.name <= newest.name]
-    for checkpoint in {*found} - {*upto[-keep:], _best(upto)}:
+    for checkpoint in {*found} - {*found[-keep:], _best(found)}:
         shutil.rmtree(checkpoint)
-    shutil.rmtree(run / "checkpoints" / f"{_TEMPORARY}replaced", ignore_errors=True)
+    for left in (run / "checkpoints").glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 # ── a trained model ───────────────────────────────────────────────────────────────────────────────────────────────────

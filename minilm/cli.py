@@ -304,8 +304,8 @@ def _refuse(error, code):
     if getattr(error, "errno", None) == errno.ENOSPC:  # as the system says it, which names no file and no way on
         where = f" for {filename}" if filename else ""
         error = f"No space is left on the device{where}: make room, and say the same again."
-    elif isinstance(error, OSError) and error.strerror and filename:  # as the system says it, a number first
-        error = f"{filename} cannot be used: {error.strerror}."
+    elif isinstance(error, OSError) and error.strerror:  # as the system says it, a number first
+        error = f"{filename or 'A file that is needed'} cannot be used: {error.strerror}."
     elif isinstance(error, MemoryError | RuntimeError):
         what = f" ({str(error).splitlines()[0].strip(' .')})" if str(error) else ""
         error = (

@@ -238,6 +238,20 @@ def check(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def check_changes(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """`check` for a run that goes on: a number that it was trained with, before `check` refused it, may stay."""
+    changed = _changed(config, saved, ("seed", "patience"))
+    told = _changed(config.optimization, saved.optimization, [one.name for one in dataclasses.fields(OptimizerConfig)])
+    check(replace(changed, optimization=told))
+    return config
+
+
+def _changed(config, saved, names):
+    """The config, but of these fields those that are as they were saved have their usual values."""
+    same = [name for name in names if getattr(config, name) == getattr(saved, name)]
+    return replace(config, **{name: getattr(type(config)(), name) for name in same})
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed of more than the 32 bits that JAX makes a key of: another one would give the same run."""
     if not 0 <= seed < 1 << 32:

@@ -21,6 +21,8 @@ class History:
 
     def __init__(self, path: Path):
         self.path = path
+        self.held: list[dict] | None = None  # behind step `_since`, and not in the file yet
+        self._since = 0
 
     def add_steps(self, before: int, metrics: dict, learning_rates, tokens_per_second: float) -> None:
         """Append the steps that one call made after step `before`: arrays of each metric, by step."""
@@ -37,6 +39,9 @@ class History:
 
     def add(self, records: list[dict]) -> None:
         """Append records."""
+        if self.held is not None:
+            self.held += records
+            return
         with open(self.path, "a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
@@ -49,9 +54,34 @@ class History:
 
     def cut_after(self, step: int) -> None:
         """Forget what came after a step, because the run goes on from there."""
-        kept = [record for record in self.records() if record["step"] <= step]
         if self.path.exists():
-            write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+            self._write_after(step, [])
+
+    def hold_after(self, step: int) -> None:
+        """Leave the file alone until `release`: the run went back to a step, and still has the later checkpoints."""
+        self.held, self._since = [], step
+
+    def release(self) -> None:
+        """Write what was held in the place of all that came after that step, at once or, where that fails, not at all.
+
+        >>> import tempfile
+        >>> history = History(Path(tempfile.mkdtemp()) / "history.jsonl")
+        >>> history.add([{"step": 1, "loss": 7.5}, {"step": 2, "loss": 7.0}])
+        >>> history.hold_after(1)
+        >>> history.add([{"step": 2, "loss": 6.5}])
+        >>> history.records()[-1]
+        {'step': 2, 'loss': 7.0}
+        >>> history.release()
+        >>> history.records()
+        [{'step': 1, 'loss': 7.5}, {'step': 2, 'loss': 6.5}]
+        """
+        if self.held is not None:
+            self._write_after(self._since, self.held)
+            self.held = None
+
+    def _write_after(self, step, records):
+        kept = [record for record in self.records() if record["step"] <= step]
+        write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept + records))
 
 
 def draw_loss(records: list[dict], path: Path, title: str) -> None:

@@ -230,15 +230,15 @@ def check_same_run(folder: Path, saved: TrainConfig, config: TrainConfig, step: 
     check_same_model(folder, config.architecture)
     if config.data != saved.data:
         raise ValueError(f"The run in {folder} has read its corpus: other data, or another tokenizer, is another run.")
-    if config.folder != saved.folder and Path(config.folder).resolve() != folder.resolve():
+    if config.folder not in ("", saved.folder) and Path(config.folder).resolve() != folder.resolve():
         raise ValueError(
             f"The run in {folder} goes on where it is, and not in {config.folder}: leave --folder out, or copy the "
             f"run there and --resume the copy."
         )
     if config.steps < step:
         raise ValueError(
-            f"The run in {folder} would go on from step {step}, and --steps {config.steps} ends before it: give more "
-            f"than {step}, or go back with --from-step."
+            f"The run in {folder} would go on from step {step}, and --steps {config.steps} ends before it: give "
+            f"{step} or more, or go back with --from-step."
         )
 
 

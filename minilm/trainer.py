@@ -19,7 +19,7 @@ from rich.console import Console
 
 from minilm import checkpoint, run_folder
 from minilm.baselines import baselines
-from minilm.config import TrainConfig, check
+from minilm.config import TrainConfig, check, check_changes
 from minilm.console import RunConsole
 from minilm.data.batching import Batch, Batches, evaluation_batches
 from minilm.data.preparation import Corpus, check_ids, check_lengths, prepare, reopen
@@ -93,12 +93,13 @@ def resume(
     """Go on with a run from its last checkpoint or another; with its own config, or one that trains it further.
 
     A config that differs is written down just before the first checkpoint that it leads to. What is refused, or
-    crashes, before then leaves the run as it was; after it, the run goes on from where it was as it was told.
+    crashes, before then leaves the run as it was when it last saved; after it, the run goes on as it was told. Where it
+    goes back, the later checkpoints and their history stay until then too: no kill mixes them with the new ones.
     """
     folder = Path(folder)
     saved = run_folder.read_config(folder)
     start = checkpoint.find(folder, from_step)
-    config = check(config or saved)
+    config = check_changes(config or saved, saved)
     run_folder.check_same_run(folder, saved, config, int(start.name.removeprefix("step-")))
     vocab_size = run_folder.read_model(folder)[1].vocab_size
     _check_prompt(config, run_folder.read_tokenizer(folder, vocab_size))
@@ -163,9 +164,9 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
     def save(validation: float | None = None) -> None:
         run_folder.write_model(folder, config.architecture, machine.model_config.vocab_size)
         run_folder.write_config(folder, config)
-        if validation is not None or not checkpoint.holds(folder, step):
+        if validation is not None or history.held or not checkpoint.holds(folder, step):
             told = {"validation": validation, "progress": progress._asdict(), "keep": config.keep}
-            checkpoint.save(folder, state, step=step, **told)
+            checkpoint.save(folder, state, step=step, beside=history.release, **told)
 
     def validate(params, limit: int) -> float:
         held_out = _held_out_batches(corpus, config, limit)
@@ -174,9 +175,9 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
 
     state, progress = _begin(machine, start)
     step = int(state.step)
-    history.cut_after(step)
+    (history.cut_after if start in (None, *checkpoint.steps(folder)[-1:]) else history.hold_after)(step)
     introduce(console, config, folder, corpus, state.params)
-    if step == 0:
+    if start is None:
         measured = validate(state.params, config.evaluate_batches)
         history.add_measurement(0, measured, corpus.validation.bits_per_byte(measured))
         n = corpus.train.vocab_size

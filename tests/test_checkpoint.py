@@ -235,6 +235,49 @@ def test_a_step_reached_again_replaces_what_stood_there_and_a_killed_writers_rem
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+@pytest.fixture
+def three(tmp_path):
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, state(step), step=step, keep=3)
+    return tmp_path
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_course_that_was_left_comes_back_where_the_new_checkpoint_cannot_take_its_place(three, monkeypatch, moment):
+    replace, calls = os.replace, iter(range(100))
+
+    def full(*names):
+        if next(calls) == moment:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if names:
+            replace(*names)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(CheckpointError, match="Step 20 could not be saved"):
+        checkpoint.save(three, state(7), step=20, beside=full)
+    assert [path.name for path in sorted((three / "checkpoints").iterdir())] == names(three)
+    for step in (10, 20, 30):
+        assert equal(checkpoint.load(checkpoint.find(three, step), state())[0], state(step))
+
+
+@pytest.mark.parametrize("moment", ["before the last rename", "before what is too many goes"])
+def test_a_run_that_went_back_and_is_killed_as_it_saves_goes_on_without_the_course_that_it_left(
+    three, monkeypatch, moment
+):
+    def die(*_):
+        raise SystemError("as if killed")
+
+    early = moment == "before the last rename"
+    with monkeypatch.context() as patched:
+        if not early:
+            patched.setattr(checkpoint, "_prune", die)
+        with pytest.raises(SystemError):
+            checkpoint.save(three, state(7), step=20, **({"beside": die} if early else {}))
+    assert names(three) == (["step-00000010"] if early else ["step-00000010", "step-00000020"])
+    checkpoint.save(three, state(8), step=25)
+    assert [path.name for path in sorted((three / "checkpoints").iterdir())] == names(three)
+
+
 def test_a_checkpoint_that_is_not_there_is_told_from_those_that_are(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint: give the folder of a run"):
         checkpoint.find(tmp_path)

@@ -125,6 +125,7 @@ def test_a_command_line_that_cannot_be_understood_is_answered_in_a_sentence(argu
             PermissionError(13, "Permission denied", "mine.txt"),
             r"minilm: mine\.txt cannot be used: Permission denied\.",
         ),
+        (OSError(27, "File too large"), r"minilm: A file that is needed cannot be used: File too large\."),
     ],
 )
 def test_what_the_system_refuses_is_said_in_a_sentence(error, sentence, monkeypatch, capsys):

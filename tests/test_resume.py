@@ -80,7 +80,7 @@ def optimization(**changes):
         ({"samples": 1, "prompt": 13 * "a"}, "--prompt: The prompt has 13 tokens, and the model's context of 12"),
         (
             {"steps": 3},
-            "would go on from step 4, and --steps 3 ends before it: give more than 4, or go back with --from",
+            "would go on from step 4, and --steps 3 ends before it: give 4 or more, or go back with --from",
         ),
         ({"folder": "elsewhere"}, "goes on where it is, and not in elsewhere: leave --folder out, or copy the run"),
         ({"batch_size": 9, "accumulate": 2}, "9 sequences cannot be cut into 2 equal parts"),
@@ -133,20 +133,117 @@ def test_a_run_that_dies_about_its_first_new_checkpoint_goes_on_as_if_it_had_not
     assert contents(run) == contents(whole)
 
 
+class Interrupted:
+    """In the place of `Interruption`: a signal that was there from the beginning."""
+
+    signal: int | None = 15
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 def test_interrupted_before_its_first_new_checkpoint_a_run_remembers_what_it_was_told(run, monkeypatch):
-    class Interrupted:
-        signal = 15
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "Interruption", Interrupted)
         assert resume(run, **FURTHER).step == 4
     assert trainer.resume(run, console=quiet()).step == 8
+
+
+@pytest.fixture
+def longer(run):
+    """A run of twelve steps that kept all its checkpoints."""
+    resume(run, steps=12, keep=9)
+    return run
+
+
+def go_back(run, **changes):
+    """To step 4, from where on it learns more slowly."""
+    told = replace(run_folder.read_config(run), **optimization(learning_rate=1e-4) | changes)
+    return trainer.resume(run, told, from_step=4, console=quiet())
+
+
+def recorded(run, name="loss"):
+    return {record["step"]: record[name] for record in History(run / "history.jsonl").records() if name in record}
+
+
+def assert_one_course(run):
+    """Every checkpoint stands in the history, with the loss that it was saved with, and no step stands there twice."""
+    steps = [record["step"] for record in History(run / "history.jsonl").records() if "loss" in record]
+    assert steps == list(range(1, len(steps) + 1))
+    for path in checkpoint.steps(run):
+        manifest = checkpoint.read_manifest(path)
+        assert recorded(run, "validation_loss")[manifest.step] == manifest.validation
+
+
+@pytest.mark.parametrize("dies", [(History, "add_measurement"), (run_folder, "write_model"), (os, "fsync")])
+def test_a_run_that_went_back_keeps_all_until_its_first_new_checkpoint(dies, longer, monkeypatch):
+    def die(*_, **__):
+        raise OSError("as if the disk were full")
+
+    before, history = contents(longer), (longer / "history.jsonl").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(*dies, die)
+        with pytest.raises((OSError, CheckpointError), match="as if the disk were full"):
+            go_back(longer)
+    assert contents(longer) == before
+    assert (longer / "history.jsonl").read_bytes() == history
+    assert trainer.resume(longer, console=quiet()).step == 12
+    assert_one_course(longer)
+    assert list(recorded(longer)) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_killed_at_any_rename_a_run_that_went_back_has_the_history_of_its_checkpoints(moment, longer, monkeypatch):
+    rename, calls = os.replace, iter(range(100))
+
+    def die(*names):
+        if next(calls) == moment:
+            raise SystemError("as if killed")
+        rename(*names)
+
+    # The config, four checkpoints of the course that is left, the history, the new checkpoint; then that of step 8.
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", die)
+        with pytest.raises(SystemError):
+            go_back(longer)
+    last = [12, 12, 12, 12, 12, 4, 4, 6][moment]
+    assert checkpoint.find(longer).name == f"step-{last:08d}"
+    assert_one_course(longer)
+    assert trainer.resume(longer, console=quiet()).step == 12
+    assert_one_course(longer)
+    assert list(recorded(longer)) == list(range(1, 13))
+
+
+def test_interrupted_where_the_course_that_it_left_has_a_checkpoint_a_run_saves_its_own(longer, monkeypatch):
+    class InterruptedLater(Interrupted):
+        asked = 0
+
+        @property
+        def signal(self):
+            self.asked += 1
+            return 15 if self.asked > 1 else None
+
+    monkeypatch.setattr(trainer, "Interruption", InterruptedLater)
+    assert go_back(longer, evaluate_every=50).step == 6
+    assert [path.name[-2:] for path in checkpoint.steps(longer)] == ["02", "04", "06"]
+    assert checkpoint.read_manifest(checkpoint.find(longer)).validation is None
+    assert list(recorded(longer)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_run_was_trained_with_before_it_was_refused_does_not_keep_it_from_going_on(run):
+    once = {"seed": 1 << 32, "patience": -1} | optimization(weight_decay=-0.1)
+    run_folder.write_config(run, replace(run_folder.read_config(run), **once))
+    assert resume(run, steps=6).step == 6
+    for changes in ({"seed": 1 << 33}, {"patience": -2}, optimization(weight_decay=-0.2)):
+        with pytest.raises(ValueError, match="and must be"):
+            resume(run, **changes)
+
+
+def test_a_folder_that_is_not_named_is_where_the_run_is(run):
+    assert resume(run, folder="").step == 4
 
 
 def test_nothing_is_written_anew_where_nothing_changed(run):

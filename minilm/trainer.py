@@ -175,7 +175,8 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
 
     state, progress = _begin(machine, start)
     step = int(state.step)
-    (history.cut_after if start in (None, *checkpoint.steps(folder)[-1:]) else history.hold_after)(step)
+    went_back = start not in (None, *checkpoint.steps(folder)[-1:])
+    (history.hold_after if went_back else history.cut_after)(step)
     introduce(console, config, folder, corpus, state.params)
     if start is None:
         measured = validate(state.params, config.evaluate_batches)

@@ -170,7 +170,7 @@ def test_exponents_of_any_size_have_a_mean_and_gradients_in_float32(far):
     assert_close(attend(a, growing), v, LAYER, jnp.float32)  # each key outweighs those before it
 
 
-@pytest.mark.parametrize(("aside", "far"), [(0, 1000.0), (0, -1000.0), (4, -1000.0), (4, 0.0), (T, 0.0)])
+@pytest.mark.parametrize(("aside", "far"), [(0, 3000.0), (0, -3000.0), (4, -3000.0), (4, 0.0), (T, 0.0)])
 def test_exponents_of_any_size_and_of_no_key_give_what_they_do_by_hand(aside, far):
     """Keys far away, and the first ones none at all: of those there is nothing, and behind them no trace."""
     a, b, v = draw(7)

@@ -86,6 +86,20 @@ def test_reach_is_as_narrow_as_the_rule_allows(rule, interval):
     )
 
 
+def test_a_window_of_blocks_reaches_as_far_as_there_are_integers_and_no_less():
+    smallest, largest = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    last = largest // 4  # the number of the last block
+    for first_b, last_b, n, interval in (
+        (last - 1, last - 1, last, (0, largest)),
+        (last - 1, last - 1, last + 1, (smallest, largest)),
+        (2, 5, last - 5, ((7 - last + 1) * 4, 4 * last - 1)),
+        (2, 5, last - 4, ((6 - last + 1) * 4, largest)),
+        (2, 5, 3, (0, 31)),
+    ):
+        low, high = BlockWindow(4, n).reach(Tokens(4 * first_b, 0), Tokens(4 * last_b + 1, 0))
+        assert (int(low.position), int(high.position)) == interval
+
+
 def test_queries_for_which_no_block_was_drawn_reach_none():
     for rule, first in ((RandomBlocks(2, jnp.array([[0], [1]])), 5), (RandomBlocks(2, jnp.zeros((9, 0), int)), 3)):
         low, high = rule.reach(Tokens(first, 0), Tokens(first + 1, 0))

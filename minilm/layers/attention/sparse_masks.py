@@ -77,9 +77,9 @@ class BlockWindow(Rule):
         """From n − 1 blocks before the first query's to the end of the one n − 1 after the last one's."""
         low, high = Rule.reach(self, first, last)
         first_b, last_b, blocks = (x.position // self.size for x in (first, last, high))
-        before, behind = jnp.minimum(self.n, blocks), jnp.minimum(self.n, blocks - last_b)  # of all that integers count
-        beginning = jnp.where(self.n > blocks, low.position, (first_b - before + 1) * self.size)
-        end = jnp.where(self.n > blocks - last_b, high.position, (last_b + behind) * self.size - 1)
+        n = jnp.minimum(self.n, blocks)  # of all that integers count
+        beginning = jnp.where(self.n > blocks, low.position, (first_b - n + 1) * self.size)
+        end = jnp.where(self.n > blocks - last_b, high.position, (last_b + n) * self.size - 1)
         return low._replace(position=beginning), high._replace(position=end)
 
 

@@ -188,6 +188,16 @@ def test_exponents_of_any_size_and_of_no_key_give_what_they_do_by_hand(aside, fa
     assert o[:, aside:].all()
 
 
+def test_values_that_are_all_zero_have_a_gradient_by_exponents_too():
+    a, b, v = draw(11)
+    given = ScaledState(jnp.zeros((G, K, V + 1)), jnp.full(G, NOTHING)), a, b, jnp.zeros_like(v)
+    _, pullback = jax.vjp(lambda *x: exponential_attention(*x, chunk=2)[1], *given)
+    (after, o), saved = reference.exponential_attention(*jax.tree.map(np.asarray, given))
+    by_hand = reference.exponential_attention_backward(saved, (jax.tree.map(np.zeros_like, after), np.ones_like(o)))
+    assert_close(pullback(jnp.ones_like(v)), by_hand, FORMULA)
+    assert by_hand[3].all()
+
+
 def test_a_state_whose_power_is_that_of_the_largest_key_has_the_gradient_by_hand():
     """As it is where a text goes on: its power is a whole number, and so is that of the keys."""
     a, b, v = draw(8)

@@ -129,20 +129,42 @@ def test_a_query_without_a_key_gets_nothing_and_a_finite_gradient():
     assert_close((o, gradients), (by_hand, tuple(d_by_hand)), FORMULA)
 
 
-@pytest.mark.parametrize("low", [-30.0, -50.0, -80.0, -90.0, -110.0])
+@pytest.mark.parametrize("low", [-30.0, -50.0, -60.0, -80.0, -90.0, -110.0])
 def test_weights_of_any_smallness_have_a_mean_and_gradients_in_float32(low):
-    _, k, v = (x.astype(jnp.float32) for x in draw(5))
-    state = jnp.zeros((G, K, V + 1), jnp.float32)
+    q, k, v = draw(5)
+    state, d_o = jnp.zeros((G, K, V + 1)), jnp.ones_like(v)
 
-    def attend(q, k):
-        return linear_attention(state, elu_plus_one(q), elu_plus_one(k), v, chunk=2)[1]
+    def attended(dtype, *features):
+        def attend(q, k):
+            return linear_attention(state.astype(dtype), elu_plus_one(q), elu_plus_one(k), v.astype(dtype), chunk=2)[1]
 
-    for features in ((jnp.full((G, T, K), low, jnp.float32), k), (jnp.zeros((G, T, K), jnp.float32), k + low)):
-        o, pullback = jax.vjp(attend, *features)
-        assert all(np.isfinite(leaf).all() for leaf in pullback(jnp.ones_like(o)))
+        o, pullback = jax.vjp(attend, *(x.astype(dtype) for x in features))
+        assert all(np.isfinite(leaf).all() for leaf in pullback(1e6 * d_o.astype(dtype)))
+        return o, pullback(d_o.astype(dtype))
+
+    for features in ((q + low, k), (q, k + low)):
+        o, gradients = attended(jnp.float32, *features)
+        expected, d_expected = attended(jnp.float64, *features)
         if low >= -80:  # e^-88 is the least number of float32
-            wide = linear_attention(state, *(elu_plus_one(x.astype(jnp.float64)) for x in features), v, chunk=2)[1]
-            assert_close(o, wide, LAYER, jnp.float32)
+            assert_close(o, expected, LAYER, jnp.float32)
+        if low >= -60:
+            assert_close(gradients, d_expected, MODEL, jnp.float32)
+
+
+def test_features_of_any_size_and_sign_have_one_mean_of_which_the_gradients_are_their_own():
+    q, k, v = draw(5)
+    q, k, state = jnp.abs(q).at[..., 0].set(0), jnp.abs(k), jnp.zeros((G, K, V + 1))
+
+    def attended(dtype, size):
+        features = ((size * q).astype(dtype), (math.exp(-30) * k).astype(dtype))
+        attend = lambda q, k: linear_attention(state.astype(dtype), q, k, v.astype(dtype), chunk=2)[1]  # noqa: E731
+        o, pullback = jax.vjp(attend, *features)
+        d_q, d_k = pullback(jnp.ones_like(o))
+        return o, size * d_q, math.exp(-30) * d_k
+
+    expected = attended(jnp.float64, 1.0)
+    for size in (1.0, -1.0, math.exp(-60), -math.exp(-60)):
+        assert_close(attended(jnp.float32, size), expected, MODEL, jnp.float32)
 
 
 @few
@@ -215,6 +237,9 @@ def test_features_of_sixteen_bits_are_not_rounded_once_more(dtype):
     state, v = jnp.zeros((G, K, V + 1), jnp.float32), v.astype(jnp.float32)
     o, wide = (linear_attention(state, x, k.astype(x.dtype), v, chunk=2)[1] for x in (q, q.astype(jnp.float32)))
     assert_close(o, wide, REDUCTION, jnp.float32)
+    scaled, narrow = ScaledState(state, jnp.full(G, NOTHING, jnp.float32)), v.astype(dtype)
+    after, o = exponential_attention(scaled, q, k, narrow, chunk=2)
+    assert (o.dtype, after.matrix.dtype, after.m.dtype) == (dtype, jnp.float32, jnp.float32)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0, 8.0, 12.0])

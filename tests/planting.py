@@ -49,7 +49,7 @@ TESTS = {
     "rwkv": ["state_precision"],
     "linear_attention.gated": ["gated_linear", "state_precision"],
     "state_mixer": ["rwkv", "gated_linear"],
-    "linear_attention.linear": ["linear_attention", "state_precision"],
+    "linear_attention.linear": ["linear_attention", "exponents", "state_precision"],
     "mamba": ["linear_attention"],
     "retention": ["linear_attention", "variants[retnet"],
     "convolved": ["convolution"],

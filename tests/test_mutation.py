@@ -54,7 +54,7 @@ def test_an_expression_has_these_slips(expression, tmp_path):
 def test_of_modules_that_share_a_name_each_has_tests_of_its_own_and_no_entry_of_the_table_is_in_vain():
     own = {
         "linear": ["linear"],
-        "linear_attention/linear": ["linear_attention", "state_precision"],
+        "linear_attention/linear": ["linear_attention", "exponents", "state_precision"],
         "attention/gated": ["gated_output"],
         "linear_attention/gated": ["gated_linear", "state_precision"],
     }

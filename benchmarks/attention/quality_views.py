@@ -94,7 +94,7 @@ def _task(title, records):
         text.append(sentence)
     text += [FORGETTING] * any("fastest" in row["options"] for row in done)
     for row in done:
-        if row["within_reach"] is not None:
+        if (row["within_reach"] or 1.0) < 1.0:  # by distance; where a chunk ends may leave less
             share, value = row["within_reach"], row["chance"]["value"]
             text.append(
                 f"{row['variant']} reaches {share:.0%} of the answers: {share + (1 - share) * value:.3f} at best."

@@ -1,6 +1,7 @@
 """The mutants are the slips they are meant to be, they reach whoever holds the function, and they leave no trace."""
 
 import ast
+import json
 import tomllib
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from minilm.shapes import Tokens
 from tests import planting
 from tests.mixers import drawn_params, subject
 from tests.mutants import mutants_of, mutated
-from tests.mutation import SURVIVORS, listed, run
+from tests.mutation import BAR, RESULTS, SURVIVORS, listed, run
 from tests.planting import ROOT, TESTS, planted, targets
 from tests.tolerances import FORMULA, assert_close
 
@@ -134,6 +135,15 @@ def test_no_two_mutants_share_a_name_and_every_listed_survivor_is_one_of_them_wi
     reasons = [reason for slips in tomllib.loads(SURVIVORS.read_text()).values() for reason in slips.values()]
     assert all(len(reason) > 10 for reason in reasons)
     assert len(reasons) <= 0.05 * len(names)
+
+
+def test_of_all_mutants_that_were_asked_most_are_noticed_and_no_survivor_lacks_a_reason():
+    """Of results that are kept for longer than their modules, what is no mutant any more is no survivor."""
+    names = {mutant.name for path in targets() for mutant in mutants_of(path, ROOT)}
+    results = json.loads(RESULTS.read_text())
+    alive = {f"{path}::{slip}" for path, own in results.items() for slip in own["survived"]}
+    assert alive & names <= listed()
+    assert len(alive) <= (1 - BAR) * sum(own["mutants"] for own in results.values())
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from minilm.layers.linear_attention.delta_net import (
     GatedDeltaParams,
     delta_mixer,
     gated_delta_mixer,
+    init_delta,
     init_gated_delta,
 )
 from minilm.shapes import Tokens
@@ -93,6 +94,10 @@ def test_initial_weights_keep_the_variance_of_their_inputs():
     for w in (params.w_a, params.w_g):
         assert abs(w.std() * np.sqrt(50) - 1) < 0.1
     assert (delta.convolution.shape, delta.scale.tolist()) == ((4, 20, 100), [1.0] * 40)
+    few = {"g": 2, "k": 3, "v": 5}
+    assert init_delta(jax.random.key(0), 6, **few).convolution.shape == (4, 2, 11), "as their mixers', unless told"
+    assert init_gated_delta(jax.random.key(0), 6, **few).delta.convolution.shape == (4, 2, 11)
+    assert init_gated_delta(jax.random.key(0), 6, **few | {"g": 1000}).log_rate.max() > np.log(15.5)
 
 
 def test_initial_gates_keep_from_a_fifth_to_nearly_all_of_the_state():

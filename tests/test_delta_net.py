@@ -14,7 +14,7 @@ from minilm.layers.linear_attention.delta_net import (
     init_gated_delta,
 )
 from minilm.shapes import Tokens
-from tests.mixers import assert_lawful, drawn_params
+from tests.mixers import assert_lawful, assert_weights_begin_apart, drawn_params
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
 from tests.torch_oracle import assert_same_mixer
@@ -102,7 +102,11 @@ def test_initial_weights_keep_the_variance_of_their_inputs():
 
 def test_initial_gates_keep_from_a_fifth_to_nearly_all_of_the_state():
     params = init_gated_delta(jax.random.key(0), 7, g=1000, k=2, v=3, convolution=2)
-    kept = jnp.exp(-jnp.exp(params.log_rate) * jax.nn.softplus(params.b_a))
+    rates, steps = jnp.exp(params.log_rate), jax.nn.softplus(params.b_a)
+    assert 0.001 <= steps.min() < 0.0011
+    assert 0.098 < steps.max() < 0.1001
+    assert_weights_begin_apart(gated_delta_mixer(g=8, k=3, v=5), 7)
+    kept = jnp.exp(-rates * steps)
     assert 0.2 < kept.min() < 0.5
     assert 0.99 < kept.max() < 1
     assert params.delta.convolution.shape == (2, 1000, 7)

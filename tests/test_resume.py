@@ -14,23 +14,13 @@ from rich.console import Console
 
 from minilm import checkpoint, cli, run_folder, trainer
 from minilm.checkpoint import CheckpointError
-from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
+from minilm.config import DataConfig, OptimizerConfig
 from minilm.data.tokenizers import CharacterTokenizer
 from minilm.history import History
 from minilm.trainer import NotFiniteError
+from tests.test_run_folder import QUICK
 
-TOLD = replace(
-    PRESETS["quick"],
-    architecture=ModelConfig(n_layers=1, n_heads=2, d_model=8, context_length=12),
-    optimization=OptimizerConfig(optimizer="muon", warmup_steps=2),
-    steps=4,
-    batch_size=4,
-    steps_per_call=2,
-    evaluate_every=2,
-    evaluate_batches=1,
-    baselines=(),
-    samples=0,
-)
+TOLD = replace(QUICK, optimization=OptimizerConfig(optimizer="muon", warmup_steps=2), batch_size=4)
 FURTHER = {"steps": 8, "architecture": replace(TOLD.architecture, dropout=0.1)}
 
 

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from minilm import run_folder
+
 _LINES = 20  # in a log file, over the whole run
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
@@ -203,5 +205,6 @@ def measurement_in_words(step: int, loss: float, corpus, progress) -> str:
 
 def say_how_to_go_on(console: Console, folder, step: int) -> None:
     """After an interruption: what is saved, and the command that continues."""
+    latest = run_folder.steps(folder)[-1].name.endswith(f"-{step:08d}")  # else it went back, and has not come further
     say(console, f"\nInterrupted; step {step} is saved. This goes on as if nothing had happened:\n")
-    say(console, f"    minilm train --resume {folder}\n")
+    say(console, f"    minilm train --resume {folder}{'' if latest else f' --from-step {step}'}\n")

@@ -10,6 +10,7 @@ RUN/
 
 import contextlib
 import dataclasses
+import fcntl
 import importlib
 import json
 import os
@@ -47,14 +48,38 @@ def begun(folder: Path):
         raise ValueError(
             f"The run cannot have the folder {folder}: {error.strerror}. Give --folder another, where you may write."
         ) from error
+    with alone(folder):
+        try:
+            yield
+        except BaseException:
+            if not steps(folder):
+                for path in set(folder.iterdir()) - there - {folder / "history.jsonl"}:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove_empty(made)
+            raise
+
+
+@contextlib.contextmanager
+def alone(folder: Path):
+    """A run's folder for this process alone, until it ends, however it does; refused where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
+        _lock(descriptor, folder)
         yield
-    except BaseException:
-        if not steps(folder):
-            for path in set(folder.iterdir()) - there - {folder / "history.jsonl"}:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            _remove_empty(made)
-        raise
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor, folder):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"Another process is at the run in {folder}, and two would write over each other: wait until it ends, or "
+            f"name another folder."
+        ) from None
+    except OSError:
+        pass  # some file systems know no locks
 
 
 def _remove_empty(folders):

@@ -98,13 +98,14 @@ def resume(
     """
     folder = Path(folder)
     saved = run_folder.read_config(folder)
-    start = checkpoint.find(folder, from_step)
-    config = check_changes(config or saved, saved)
-    run_folder.check_same_run(folder, saved, config, int(start.name.removeprefix("step-")))
-    vocab_size = run_folder.read_model(folder)[1].vocab_size
-    _check_prompt(config, run_folder.read_tokenizer(folder, vocab_size))
-    check_ids(reopen(folder), vocab_size)
-    return _run(config, folder, start, console or RunConsole())
+    with run_folder.alone(folder):
+        start = checkpoint.find(folder, from_step)
+        config = check_changes(config or saved, saved)
+        run_folder.check_same_run(folder, saved, config, int(start.name.removeprefix("step-")))
+        vocab_size = run_folder.read_model(folder)[1].vocab_size
+        _check_prompt(config, run_folder.read_tokenizer(folder, vocab_size))
+        check_ids(reopen(folder), vocab_size)
+        return _run(config, folder, start, console or RunConsole())
 
 
 def default_preset() -> str:
@@ -260,16 +261,8 @@ def _check_prompt(config, tokenizer) -> None:
 
 def _samples(config, run) -> list[str]:
     prompts, key = [config.prompt] * config.samples, jax.random.key(config.seed)
-    return generate_text(
-        run.model,
-        run.params,
-        run.config,
-        run.tokenizer,
-        prompts,
-        max_new_tokens=_SAMPLE_TOKENS,
-        sampler=_WRITER,
-        key=key,
-    )
+    told = {"max_new_tokens": _SAMPLE_TOKENS, "sampler": _WRITER, "key": key}
+    return generate_text(run.model, run.params, run.config, run.tokenizer, prompts, **told)
 
 
 def _placement(mesh: str) -> tuple[Callable, Callable]:

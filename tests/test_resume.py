@@ -1,5 +1,6 @@
 """Going on with a run: what is refused, and what ends before its first new checkpoint, leaves the run as it was."""
 
+import errno
 import io
 import json
 import os
@@ -230,6 +231,41 @@ def test_what_a_run_was_trained_with_before_it_was_refused_does_not_keep_it_from
     for changes in ({"seed": 1 << 33}, {"patience": -2}, optimization(weight_decay=-0.2)):
         with pytest.raises(ValueError, match="and must be"):
             resume(run, **changes)
+
+
+def test_interrupted_as_soon_as_it_went_back_a_run_says_from_where_it_goes_on(longer, monkeypatch):
+    monkeypatch.setattr(trainer, "Interruption", Interrupted)
+    printed = io.StringIO()
+    trainer.resume(longer, from_step=4, console=Console(file=printed, width=200))
+    assert "step 4 is saved" in printed.getvalue()
+    assert f"minilm train --resume {longer} --from-step 4\n" in printed.getvalue()
+    trainer.resume(longer, console=Console(file=printed, width=200))
+    assert f"minilm train --resume {longer}\n" in printed.getvalue()
+
+
+def test_a_run_that_another_process_is_at_is_refused_and_left_to_it(run):
+    before = contents(run)
+    with run_folder.alone(run), pytest.raises(ValueError, match="Another process is at the run in"):
+        resume(run, **FURTHER)
+    assert contents(run) == before
+    assert resume(run, **FURTHER).step == 8
+
+
+def test_where_another_process_begins_a_run_none_begins_and_its_files_stay(run, tmp_path):
+    other = replace(run_folder.read_config(run), folder=str(tmp_path / "other"))
+    with run_folder.begun(tmp_path / "other"):
+        (tmp_path / "other" / "tokenizer.json").write_text("of the first")
+        with pytest.raises(ValueError, match="name another folder"):
+            trainer.train(other, quiet())
+        assert (tmp_path / "other" / "tokenizer.json").read_text() == "of the first"
+
+
+def test_a_file_system_that_knows_no_locks_does_not_keep_a_run_from_going_on(run, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+    assert resume(run, **FURTHER).step == 8
 
 
 def test_a_folder_that_is_not_named_is_where_the_run_is(run):

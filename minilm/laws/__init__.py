@@ -73,11 +73,12 @@ What you do not give is not checked, and the report says so; it is never counted
 | law                                     | statement                                                              |
 |-----------------------------------------|------------------------------------------------------------------------|
 | `masking_equals_removing`               | o(q[i], K, V, m[i]) = o(q[i], K[m[i]], V[m[i]]), whatever their scores |
+| `everything_seen_counts`                | o[i] depends on q[i], and on K[j] and V[j] where m[i, j]               |
 | `empty_rows_give_zero`                  | m[i] = 0 ⟹ o[i] = 0: not NaN, not the mean of V                        |
 | `empty_rows_have_finite_gradients`      | m[i] = 0 ⟹ every gradient is finite, that of q[i] 0, that of V not     |
 | `attention_gradient_equals_differences` | the gradient of q, k and v = central differences of o, for every mask  |
 | `same_attention`                        | o = o' for every mask                                                  |
-| `grouped_equals_repeated`               | query head h reads key/value head ⌊h / r⌋                              |
+| `grouped_equals_repeated`               | query head h reads key/value head ⌊h / r⌋, and no other                |
 | `rotary_depends_on_distance`            | ⟨R_m q, R_n k⟩ = ⟨R_{m+c} q, R_{n+c} k⟩, ‖R_m q‖ = ‖q‖, R₀ = 1 ≠ R₁    |
 | `bias_depends_on_distance`              | b(m, n) = b(m + c, n + c), and of positions, not of indices            |
 | `alibi_slopes_as_published`             | m(n)[i] = 2^(−8i/n) for n = 2ʲ, every second of m(2p) after m(p) else  |
@@ -96,6 +97,7 @@ What you do not give is not checked, and the report says so; it is never counted
 |--------------------------|------------------------------------------------------|
 | `scale_invariance`       | norm(ax) = norm(x) for a > 0 and ‖x‖ ≫ ε             |
 | `unit_output`            | mean over j of norm(x)[j]² = 1                       |
+| `direction_kept`         | norm(x) = c·x or c·(x − mean), c > 0, row by row     |
 | `finite_on_constants`    | ‖norm(c, c, …, c)‖ < ∞                               |
 | `shift_invariance`       | norm(x + c) = norm(x), for one that removes the mean |
 | `accurate_far_from_zero` | the same for c/σ ≈ 4/√u, to C·u·c/σ                  |
@@ -108,6 +110,7 @@ What you do not give is not checked, and the report says so; it is never counted
 | `equals_minus_log_p`               | ℓ = Σ w (−log p[y]) / Σ w, with label smoothing too, for logits of any size |
 | `ignored_positions_do_not_count`   | ℓ(z, y, w) = ℓ of the positions of weight 1                                 |
 | `all_ignored_gives_zero`           | ℓ(z, y, 0) = 0, not 0/0                                                     |
+| `all_ignored_gives_no_gradient`    | ∂ℓ/∂z = 0 for w = 0, not NaN                                                |
 | `order_of_positions_irrelevant`    | ℓ(z[π], y[π], w[π]) = ℓ(z, y, w)                                            |
 | `gradient_sums_to_zero`            | Σⱼ ∂ℓ/∂z[i, j] = 0, and 0 where w[i] = 0                                    |
 | `loss_gradient_equals_differences` | ⟨∂ℓ/∂z, v⟩ = (ℓ(z + hv) − ℓ(z − hv)) / 2h, of whatever loss it is           |
@@ -144,14 +147,12 @@ twin, with the name of the law that tells them apart.
 """
 
 from minilm.laws.attention import (
-    alibi_slopes_as_published,
     attention_gradient_equals_differences,
-    bias_depends_on_distance,
     empty_rows_give_zero,
     empty_rows_have_finite_gradients,
+    everything_seen_counts,
     grouped_equals_repeated,
     masking_equals_removing,
-    rotary_depends_on_distance,
     same_attention,
 )
 from minilm.laws.dependence import (
@@ -176,6 +177,7 @@ from minilm.laws.equality import (
     weights_sum_to_one,
 )
 from minilm.laws.losses import (
+    all_ignored_gives_no_gradient,
     all_ignored_gives_zero,
     equals_minus_log_p,
     gradient_sums_to_zero,
@@ -186,11 +188,13 @@ from minilm.laws.losses import (
 )
 from minilm.laws.normalization import (
     accurate_far_from_zero,
+    direction_kept,
     finite_on_constants,
     scale_invariance,
     shift_invariance,
     unit_output,
 )
+from minilm.laws.position import alibi_slopes_as_published, bias_depends_on_distance, rotary_depends_on_distance
 from minilm.laws.recurrent import final_state_ignores_padding, recurrence_equals_loop, same_cell
 from minilm.laws.report import (
     Finding,
@@ -226,30 +230,31 @@ LAWS = (
     shape_kept, determinism, positions_mixed, causality, causality_of_gradient, prefix_equals_whole, window_honoured,
     permutation_equivariance, weights_sum_to_one, gradient_equals_differences, cached_equals_full, padding_ignored,
     documents_kept_apart, batch_equals_one_by_one, order_of_examples_irrelevant, agreement,
-    masking_equals_removing, empty_rows_give_zero, empty_rows_have_finite_gradients,
+    masking_equals_removing, everything_seen_counts, empty_rows_give_zero, empty_rows_have_finite_gradients,
     attention_gradient_equals_differences, same_attention,
     grouped_equals_repeated, rotary_depends_on_distance, bias_depends_on_distance, alibi_slopes_as_published,
     recurrence_equals_loop, final_state_ignores_padding, same_cell,
-    scale_invariance, unit_output, finite_on_constants, shift_invariance, accurate_far_from_zero,
+    scale_invariance, unit_output, direction_kept, finite_on_constants, shift_invariance, accurate_far_from_zero,
     non_negative, equals_minus_log_p, ignored_positions_do_not_count, all_ignored_gives_zero,
-    order_of_positions_irrelevant, gradient_sums_to_zero, loss_gradient_equals_differences,
+    all_ignored_gives_no_gradient, order_of_positions_irrelevant, gradient_sums_to_zero,
+    loss_gradient_equals_differences,
     same_key_same_token, support, frequencies, zero_temperature_is_argmax,
     text_round_trip, bytes_round_trip, pieces_join, special_tokens_stay_text, ids_in_vocabulary,
 )
 __all__ = [
     "LAWS", "Finding", "LawBroken", "Report", "Search", "accurate_far_from_zero", "agreement",
-    "alibi_slopes_as_published", "all_ignored_gives_zero", "attention_gradient_equals_differences",
-    "batch_equals_one_by_one", "bias_depends_on_distance", "by_token", "bytes_round_trip", "cached_equals_full",
-    "causality", "causality_of_gradient", "check", "check_attention", "check_loss", "check_norm", "check_sampler",
-    "check_tokenizer", "determinism", "documents_kept_apart", "empty_rows_give_zero",
-    "empty_rows_have_finite_gradients", "equals_minus_log_p", "final_state_ignores_padding", "finite_on_constants",
-    "frequencies", "gradient_equals_differences", "gradient_sums_to_zero", "grouped_equals_repeated",
-    "ids_in_vocabulary", "ignored_positions_do_not_count", "loss_gradient_equals_differences",
-    "masking_equals_removing", "min_p", "non_negative", "order_of_examples_irrelevant", "order_of_positions_irrelevant",
-    "padding_ignored", "permutation_equivariance", "pieces_join", "positions_mixed", "prefix_equals_whole",
-    "recurrence_equals_loop", "rotary_depends_on_distance", "same_attention", "same_cell", "same_key_same_token",
-    "scale_invariance", "shape_kept", "shift_invariance", "softmax", "special_tokens_stay_text", "support",
-    "text_round_trip", "top_k", "top_p", "unit_output", "weights_sum_to_one", "window_honoured",
-    "zero_temperature_is_argmax",
+    "alibi_slopes_as_published", "all_ignored_gives_no_gradient", "all_ignored_gives_zero",
+    "attention_gradient_equals_differences", "batch_equals_one_by_one", "bias_depends_on_distance", "by_token",
+    "bytes_round_trip", "cached_equals_full", "causality", "causality_of_gradient", "check", "check_attention",
+    "check_loss", "check_norm", "check_sampler", "check_tokenizer", "determinism", "direction_kept",
+    "documents_kept_apart", "empty_rows_give_zero", "empty_rows_have_finite_gradients", "equals_minus_log_p",
+    "everything_seen_counts", "final_state_ignores_padding", "finite_on_constants", "frequencies",
+    "gradient_equals_differences", "gradient_sums_to_zero", "grouped_equals_repeated", "ids_in_vocabulary",
+    "ignored_positions_do_not_count", "loss_gradient_equals_differences", "masking_equals_removing", "min_p",
+    "non_negative", "order_of_examples_irrelevant", "order_of_positions_irrelevant", "padding_ignored",
+    "permutation_equivariance", "pieces_join", "positions_mixed", "prefix_equals_whole", "recurrence_equals_loop",
+    "rotary_depends_on_distance", "same_attention", "same_cell", "same_key_same_token", "scale_invariance",
+    "shape_kept", "shift_invariance", "softmax", "special_tokens_stay_text", "support", "text_round_trip", "top_k",
+    "top_p", "unit_output", "weights_sum_to_one", "window_honoured", "zero_temperature_is_argmax",
 ]
 # fmt: on

@@ -1,13 +1,14 @@
-"""Laws of attention, any attend(q: (t, k), k: (s, k), v: (s, v), mask: (t, s)) -> (t, v), and of its parts."""
+"""Laws of attention, any attend(q: (t, k), k: (s, k), v: (s, v), mask: (t, s)) -> (t, v), and of its heads."""
 
 from collections.abc import Callable
 
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import BITWISE, USUAL, LawBroken, Search, apart, array, forall, leaves, off_slope
+from minilm.laws.search import BITWISE, DRAWS, USUAL, Search, apart, array, for_each, forall, leaves, off_slope
 
 WIDTH, VALUE_WIDTH = 2, 3
+MOST_KEYS = 16  # of a long sequence, that many are asked one by one
 
 
 def masking_equals_removing(attend: Callable, *, k: int = WIDTH, v: int = VALUE_WIDTH, search: Search = USUAL) -> None:
@@ -26,6 +27,42 @@ def masking_equals_removing(attend: Callable, *, k: int = WIDTH, v: int = VALUE_
         return None
 
     forall("masking equals removing", _attention_inputs(search, k, v), violation, search)
+
+
+def everything_seen_counts(attend: Callable, *, k: int = WIDTH, v: int = VALUE_WIDTH, search: Search = USUAL) -> None:
+    r"""A query's output depends on the query, and on each key and each value that it sees.
+
+    $$ m_{ij} \implies \exists\, q, K, V : \; o_i \text{ depends on } q_i,\ K_j \text{ and } V_j $$
+
+    The other laws hold for zeros, for the mean of what is seen, and for the first of it. Some input must show it, not
+    every one: what keeps the best scores alone, or none below 0, ignores much of each. Asked where everything is seen;
+    `masking_equals_removing` carries it to any other mask.
+    """
+    t, s = max(zip(search.lengths, search.lengths[1:] + search.lengths[:1], strict=True), key=lambda pair: pair[1])
+    s = max(s, 2)
+
+    def inputs(n, i, j):
+        """The inputs of draw n; in every second one, query i scores highest with key j, if by products."""
+        rng = np.random.default_rng(n)
+        q, keys, values = (rng.normal(size=size).astype(search.dtype) for size in ((t, k), (s, k), (s, v)))
+        keys[j] = 2 * q[i] if n % 2 else keys[j]
+        return {"q": q, "k": keys, "v": values}
+
+    def violation(part, i, j, **case):
+        for n in range(DRAWS):
+            case = inputs(n, i, j) if n else case
+            changed = {**case, part: case[part].copy()}
+            row = changed[part][i if part == "q" else j]
+            row[:] = np.random.default_rng(DRAWS + n).normal(size=row.shape)
+            before, after = (array(attend(*qkv.values(), np.ones((t, s), bool)))[i] for qkv in (case, changed))
+            if (before != after).any():
+                return None
+        which = f"query {i}" if part == "q" else f"{'key' if part == 'k' else 'value'} {j}"
+        return f"output {i} does not depend on {which}, though it sees all {s} keys"
+
+    pairs = [("q", i, 0) for i in _spread(t)] + [(part, j % t, j) for part in "kv" for j in _spread(s)]
+    cases = ({"part": part, "i": i, "j": j, **inputs(0, i, j)} for part, i, j in pairs)
+    for_each("everything seen counts", cases, violation)
 
 
 def empty_rows_give_zero(attend: Callable, *, k: int = WIDTH, v: int = VALUE_WIDTH, search: Search = USUAL) -> None:
@@ -72,10 +109,13 @@ def empty_rows_have_finite_gradients(
     rng, t, s = np.random.default_rng(0), max(search.lengths), min(search.lengths)
     q, values = (rng.normal(size=size).astype(search.dtype) for size in ((t, k), (s, v)))
     keys = q[:s]  # so that row 0 has a score above 0, of which no kernel makes nothing
-    mask = np.arange(t)[:, None] < np.ones(s)
-    if not leaves(grad(q, keys, values, mask, np.ones((t, v), values.dtype)))[2].any():
-        sentence = "the gradient of v is 0 everywhere, though row 0 sees keys"
-        raise LawBroken(name, sentence, {"q": q, "k": keys, "v": values, "mask": mask})
+
+    def nothing(q, k, v, mask):
+        some = leaves(grad(q, k, v, mask, np.ones((len(q), v.shape[1]), v.dtype)))[2].any()
+        return None if some else "the gradient of v is 0 everywhere, though row 0 sees keys"
+
+    case = {"q": q, "k": keys, "v": values, "mask": np.arange(t)[:, None] < np.ones(s)}
+    for_each(name, [case], nothing)
 
 
 def attention_gradient_equals_differences(
@@ -120,9 +160,11 @@ def grouped_equals_repeated(
 ) -> None:
     r"""Query heads that share a key/value head get what they would get from copies of it, *neighbours* sharing.
 
-    $$ o(Q, K, V)_h = o(Q_h, K_{\lfloor h / r \rfloor}, V_{\lfloor h / r \rfloor}) $$
+    $$ o(Q, K, V)_h = o_h(Q_h, K_{\lfloor h / r \rfloor}, V_{\lfloor h / r \rfloor}) $$
 
-    `attend(q: (g·r, t, k), k: (g or g·r, s, k), v) -> (g·r, t, v)`, without a mask.
+    `attend(q: (g·r, t, k), k: (g or g·r, s, k), v) -> (g·r, t, v)`, without a mask. Another key/value head moves the r
+    query heads that share it, and no other; so do another query head its own output and another value head. (Each head
+    may be a function of its own, with its own slope or sink.)
     """
 
     @st.composite
@@ -142,103 +184,46 @@ def grouped_equals_repeated(
         )
 
     forall("grouped equals repeated", inputs(), violation, search)
-
-
-def rotary_depends_on_distance(rotate: Callable, *, k: int = 4, furthest: int = 2047, search: Search = USUAL) -> None:
-    r"""Rotated scores know how far apart two tokens stand and not where; each row turns by its own position.
-
-    $$ \langle R_m q, R_n k \rangle = \langle R_{m+c} q, R_{n+c} k \rangle, \qquad |R_m q| = |q|, \qquad R_0 = 1 $$
-
-    `rotate(x: (t, k), position: (t,)) -> (t, k)`, in whatever layout; k is even. `furthest` is the last position asked,
-    for a table that ends before. Among small positions only, those counted in bfloat16, to which 256 and 257 are one,
-    would not be noticed.
-
-    Raises:
-      ValueError: for a `furthest` below 2.
-    """
-    name = "rotary depends on distance"
-    if furthest < 2:
-        raise ValueError(f"Two tokens and a distance were expected, so `furthest` is at least 2, but it is {furthest}.")
-
-    def turned(x, position):
-        try:
-            return array(rotate(x, position))
-        except IndexError as error:
-            sentence = f"{error} (a table that ends before position {furthest} is asked with its own `furthest=`)"
-            raise IndexError(sentence) from error
-
-    @st.composite
-    def inputs(draw):
-        far = draw(st.sampled_from([min(50, furthest // 2), furthest // 2]))
-        position = np.array(draw(st.lists(st.integers(0, far), min_size=2, max_size=2)), np.int32)
-        return {"x": draw(search.array(2, k)), "position": position, "c": draw(st.integers(1, far))}
-
-    def violation(x, position, c):
-        (a, b), (e, f) = turned(x, position), turned(x, position + c)
-        alone = turned(x[1:], position[1:])
-        exact = (np.abs(x).max() ** 2 * k * (position.max() + c),)  # the angle is itself rounded
-        if phrase := apart(np.linalg.norm(a), np.linalg.norm(x[0]), inputs=exact):
-            return f"the length of a rotated row {phrase} from its length before"
-        if phrase := apart(np.asarray(a @ b), np.asarray(e @ f), inputs=exact):
-            return f"the score of positions {position[0]} and {position[1]} {phrase} from that {c} further on"
-        phrase = apart(b, alone[0], inputs=exact)
-        return phrase and f"row 1, at position {position[1]}, {phrase} from the same row at the same position alone"
-
-    forall(name, inputs(), violation, search)
-    x = np.random.default_rng(0).normal(size=(1, k)).astype(search.dtype)
-    for position in (0, 1):
-        at = np.array([position], np.int32)
-        if bool(apart(turned(x, at), x, inputs=(x,))) == (position == 0):
-            raise LawBroken(
-                name, f"position {position} {'rotates' if position == 0 else 'does not rotate'} its row", {"x": x}
-            )
-
-
-def bias_depends_on_distance(bias: Callable, *, search: Search = USUAL) -> None:
-    r"""A relative bias knows positions, not indices: `bias(query_position: (t,), key_position: (s,)) -> (..., t, s)`.
-
-    $$ b(m, n) = b(m + c, n + c) $$
-
-    The law that a decoding step breaks when it takes its only query for the first token.
-    """
-
-    @st.composite
-    def inputs(draw):
-        t, s = draw(_lengths(search))
-        query, key = (np.array(draw(st.lists(st.integers(0, 40), min_size=n, max_size=n)), np.int32) for n in (t, s))
-        return {"query": query, "key": key, "c": draw(st.integers(1, 40))}
-
-    def violation(query, key, c):
-        whole = array(bias(query, key))
-        if phrase := apart(bias(query + c, key + c), whole):
-            return f"the bias of positions moved by {c} {phrase} from the bias before"
-        phrase = apart(bias(query[-1:], key), whole[..., -1:, :])
-        return phrase and f"the bias of the last query {phrase} from the same query's bias alone"
-
-    forall("bias depends on distance", inputs(), violation, search)
-
-
-def alibi_slopes_as_published(slopes: Callable, *, search: Search = USUAL) -> None:
-    r"""ALiBi's slopes for any number of heads, as its authors' code and all published weights have them: `slopes(n)`.
-
-    $$ m(n)_i = 2^{-8 i / n} \;\text{ for } n = 2^j $$
-    $$ m(n) = [m(p),\; m(2p)_{1, 3, 5, \dots}]_{\le n} \;\text{ else, with } p = 2^{\lfloor \log_2 n \rfloor} $$
-    """
-
-    def violation(n):
-        p = 2 ** int(np.log2(n))
-        published = np.concatenate([2.0 ** (-8 * np.arange(1, p + 1) / p), 2.0 ** (-4 * np.arange(1, 2 * p, 2) / p)])[
-            :n
-        ]
-        phrase = apart(slopes(n), published.astype(array(slopes(n)).dtype))
-        return phrase and f"the slopes for {n} heads: the array {phrase} from {np.round(published, 4).tolist()}"
-
-    forall("alibi slopes as published", st.fixed_dictionaries({"n": st.integers(1, 20)}), violation, search)
+    for_each("grouped equals repeated", *_one_head_at_a_time(attend, g, r, k, search))
 
 
 def _lengths(search):
     """Pairs of query and key counts that are never equal: a transposed mask cannot pass."""
     return st.sampled_from(list(zip(search.lengths, search.lengths[1:] + search.lengths[:1], strict=True)))
+
+
+def _spread(n):
+    """All positions of a short sequence, and of a long one some that lie far apart, its first and last among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, MOST_KEYS)).astype(int)).tolist()
+
+
+def _one_head_at_a_time(attend, g, r, k, search):
+    """Cases in which one head of q, k or v is another, and the law of each: who shares it moves, and nobody else."""
+    length = max(*search.lengths, 2)
+
+    def inputs(n):
+        rng = np.random.default_rng(n)
+        return {part: rng.normal(size=(size, length, k)).astype(search.dtype) for part, size in sizes}
+
+    def violation(part, head, **case):
+        readers = {head} if part == "q" else set(range(head * r, head * r + r))
+        silent = set(readers)
+        for n in range(DRAWS):
+            case = inputs(n) if n else case
+            changed = {**case, part: case[part].copy()}
+            changed[part][head] = np.random.default_rng(DRAWS + n).normal(size=(length, k))
+            pairs = zip(array(attend(*case.values())), array(attend(*changed.values())), strict=True)
+            moved = {h for h, (before, after) in enumerate(pairs) if (before != after).any()}
+            if strangers := moved - readers:
+                return f"output head {min(strangers)} changes with {part}[{head}], which it does not share"
+            silent -= moved
+            if not silent:
+                return None
+        return f"output head {min(silent)} does not change with {part}[{head}], which is its own"
+
+    sizes = (("q", g * r), ("k", g), ("v", g))
+    cases = ({"part": part, "head": head, **inputs(0)} for part, size in sizes for head in range(size))
+    return cases, violation
 
 
 @st.composite

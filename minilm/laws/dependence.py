@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import BITWISE, USUAL, LawBroken, Search, apart, array, forall
+from minilm.laws.search import BITWISE, DRAWS, USUAL, Search, apart, array, for_each, forall
+
+BEYOND = 16  # tokens more than a window, by which it must have slid
 
 
 def shape_kept(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
@@ -203,29 +205,63 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
     $$ f(x)_i \text{ depends on } x_j \iff i - w < j \le i $$
 
     Many configurations mean something else by w: Hugging Face and minilm count the token itself, while
-    FlashAttention's and `jax.nn`'s `(left, right)` do not (`left = w - 1`). In a stack, windows add up.
+    FlashAttention's and `jax.nn`'s `(left, right)` do not (`left = w - 1`). In a stack, windows add up. Every output is
+    asked, of w + `BEYOND` tokens or the longest of `search.lengths`, whichever is longer.
+
+    Raises:
+      ValueError: for a w below 1.
     """
+    if w < 1:
+        raise ValueError(f"A window counts the token itself, so it is at least 1, but it is {w}.")
     name = "window honoured"
+    longest = max(*search.lengths, w + BEYOND)
 
     @st.composite
     def inputs(draw):
-        x = draw(search.array(w + draw(st.integers(1, 3)), d))
-        i, j = draw(st.sampled_from([(i, j) for i in range(len(x)) for j in range(len(x)) if not i - w < j <= i]))
-        changed = x.copy()
-        changed[j] = draw(search.loud(d))
-        return {"x": x, "changed": changed, "i": i, "j": j}
+        longer = {t for t in search.lengths if t > w}
+        x = draw(search.array(draw(st.sampled_from(sorted({w + 1, w + 2, w + 3, longest, *longer}))), d))
+        j = draw(st.integers(0, len(x) - 1))
+        return {"x": x, "changed": np.concatenate([x[:j], draw(search.loud(1, d)), x[j + 1 :]]), "at": [j]}
 
-    def violation(x, changed, i, j):
-        phrase = apart(array(mixer(changed))[i], array(mixer(x))[i], BITWISE)
+    def leak(before, after, at):
+        unreached = ~_reached(len(before), w, at)
+        phrase = apart(after[unreached], before[unreached], BITWISE)
+        i = int(np.argmax(unreached & (before != after).any(-1)))
+        j = min(at, key=lambda j: abs(i - j))
         return phrase and f"output {i} {phrase} when input {j} changes, which a window of {w} does not reach"
 
-    forall(name, inputs(), violation, search)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(w + 2, d)).astype(search.dtype)
-    i, y = w, array(mixer(x))[w]
-    for j in range(i - w + 1, i + 1):
+    def too_many(x, changed, at):
+        return leak(array(mixer(x)), array(mixer(changed)), at)
+
+    def too_many_or_too_few(x, changed, at):
+        silent = _reached(len(x), w, at)
+        for n in range(DRAWS):
+            before, after = (array(mixer(one)) for one in ((x, changed) if n == 0 else far_apart(n, at)))
+            if sentence := leak(before, after, at):
+                return sentence
+            silent &= (before == after).all(-1)
+            if not silent.any():
+                return None
+        i = int(np.argmax(silent))
+        j = max(j for j in at if j <= i)
+        return f"output {i} does not change with input {j}, which a window of {w} reaches"
+
+    def far_apart(n, at):
+        """Draw n, and the same with those inputs changed, in every second draw to something loud."""
+        rng = np.random.default_rng(n)
+        x = rng.normal(size=(longest, d)).astype(search.dtype)
         changed = x.copy()
-        changed[j] = rng.normal(size=d)
-        if np.array_equal(array(mixer(changed))[i], y):
-            sentence = f"output {i} does not change with input {j}, which a window of {w} reaches"
-            raise LawBroken(name, sentence, {"x": x, "changed": changed})
+        changed[at] = rng.normal(size=(len(at), d)) * (1e4 if n % 2 else 1)
+        return x, changed
+
+    forall(name, inputs(), too_many, search)
+    # So far apart that no window reaches two of them, whose outputs therefore know which one it was.
+    step = 2 * w + BEYOND
+    every = (list(range(first, longest, step)) for first in range(min(step, longest)))
+    cases = ({**dict(zip(("x", "changed"), far_apart(0, at), strict=True)), "at": at} for at in every)
+    for_each(name, cases, too_many_or_too_few)
+
+
+def _reached(t, w, at):
+    """Which of t outputs have one of these inputs in their window."""
+    return np.isin(np.arange(t), [i for j in at for i in range(j, j + w)])

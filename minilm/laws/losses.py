@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import USUAL, Search, apart, array, forall, off_slope
+from minilm.laws.search import BITWISE, USUAL, Search, apart, array, forall, off_slope
 
 VOCABULARY = 5
 
@@ -67,6 +67,22 @@ def all_ignored_gives_zero(loss: Callable, *, n: int = VOCABULARY, search: Searc
         return None if value == 0 else f"the loss is {value:.3g} when every position is ignored, where 0 was expected"
 
     forall("all ignored gives zero", _batches(n, search), violation, search)
+
+
+def all_ignored_gives_no_gradient(grad: Callable, *, n: int = VOCABULARY, search: Search = USUAL) -> None:
+    r"""Nothing to predict teaches nothing: `grad(logits, targets, weights) -> (t, n)` is 0 there, and not NaN.
+
+    $$ \partial \ell(z, y, \mathbf 0) / \partial z = 0 $$
+
+    A 0/0 that the loss hides behind a `where` comes back here as 0·NaN, and poisons every weight.
+    """
+
+    def violation(logits, targets, weights):
+        d_logits = array(grad(logits, targets, 0 * weights))
+        phrase = apart(d_logits, np.zeros_like(d_logits), BITWISE)
+        return phrase and f"the gradient {phrase} when every position is ignored, where 0 was expected"
+
+    forall("all ignored gives no gradient", _batches(n, search), violation, search)
 
 
 def order_of_positions_irrelevant(loss: Callable, *, n: int = VOCABULARY, search: Search = USUAL) -> None:

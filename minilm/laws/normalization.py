@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from minilm.laws.search import FAR, USUAL, Search, apart, array, forall, unit_roundoff
 
 BIG = 2.0**20  # so large that no norm's epsilon counts, and exact to multiply by
+BIG_IN_FLOAT16 = 2.0  # there epsilon counts less, for u is larger, and squares end at 65504
 
 
 def scale_invariance(norm: Callable, *, d: int, search: Search = USUAL) -> None:
@@ -17,8 +18,9 @@ def scale_invariance(norm: Callable, *, d: int, search: Search = USUAL) -> None:
     """
 
     def violation(x):
-        phrase = apart(array(norm(x * BIG)), array(norm(x * BIG * 16)))
-        return phrase and f"the output for {BIG:.0f}·x {phrase} from the output for sixteen times that"
+        big = _big(x)
+        phrase = apart(array(norm(x * big)), array(norm(x * big * 16)))
+        return phrase and f"the output for {big:.0f}·x {phrase} from the output for sixteen times that"
 
     forall("scale invariance", _rows(d, search), violation, search)
 
@@ -43,11 +45,34 @@ def unit_output(norm: Callable, *, d: int, search: Search = USUAL) -> None:
     """
 
     def violation(x):
-        square = np.mean(array(norm(x * BIG)).astype(np.float64) ** 2, -1).astype(array(norm(x)).dtype)
+        square = np.mean(array(norm(x * _big(x))).astype(np.float64) ** 2, -1).astype(array(norm(x)).dtype)
         phrase = apart(square, np.ones_like(square))
         return phrase and f"the mean square of the output {phrase} from 1"
 
     forall("unit output", _rows(d, search), violation, search)
+
+
+def direction_kept(norm: Callable, *, d: int, centred: bool = False, search: Search = USUAL) -> None:
+    r"""A norm makes each row longer or shorter, by itself, and turns none: not even round.
+
+    $$ \mathrm{norm}(x) = c\, x \quad\text{or}\quad \mathrm{norm}(x) = c\, (x - \bar x), \qquad c > 0 $$
+
+    The second is for one that removes the mean, `centred=True`. Each row has a c of its own, whatever the other rows.
+    """
+
+    def violation(x):
+        y = array(norm(x))
+        rows, what = x.astype(np.float64), "the row"
+        if centred:
+            rows, what = rows - rows.mean(-1, keepdims=True), "the row less its mean"
+        if y.shape != x.shape:
+            return f"the output has shape {y.shape} where {x.shape} was expected"
+        phrase = apart(_unit(y).astype(y.dtype), _unit(rows).astype(y.dtype))
+        hint = "" if centred else " (one that removes the mean is given with `centred=True`)"
+        return phrase and f"the direction of the output {phrase} from that of {what}{hint}"
+
+    known = np.random.default_rng(0).normal(size=(2, 3, d)).astype(search.dtype)
+    forall("direction kept", _rows(d, search), violation, search, known=({"x": known},))
 
 
 def accurate_far_from_zero(norm: Callable, *, d: int, search: Search = USUAL) -> None:
@@ -58,13 +83,15 @@ def accurate_far_from_zero(norm: Callable, *, d: int, search: Search = USUAL) ->
     At that r the two-pass formula has lost half of its digits and the one-pass formula all of them, often to a NaN.
     """
     r = 2.0 ** np.ceil(np.log2(4 / np.sqrt(unit_roundoff(np.dtype(search.dtype)))))
+    loud = min(64, 8 * _big(np.zeros(1, search.dtype)))
 
     def violation(x):
-        near, far = x * 64, x * 64 + x.dtype.type(r * 64)
-        near_again = far - x.dtype.type(r * 64)
+        near = x * loud
+        far = near + x.dtype.type(r * loud)
+        near_again = far - x.dtype.type(r * loud)
         phrase = apart(array(norm(far)), array(norm(near_again)), FAR * r, inputs=(np.ones(1),))
-        spread = near.std(-1).min()
-        return phrase and f"with mean {r * 64:.3g} and deviation {spread:.3g} the output {phrase} from that with mean 0"
+        there = f"with mean {r * loud:.3g} and deviation {near.std(-1).min():.3g}"
+        return phrase and f"{there} the output {phrase} from that with mean 0"
 
     forall("accurate far from zero", _rows(d, search), violation, search)
 
@@ -87,6 +114,18 @@ def finite_on_constants(norm: Callable, *, d: int, search: Search = USUAL) -> No
         )
 
     forall("finite on constants", inputs(), violation, search)
+
+
+def _big(x):
+    """What makes x so large that no epsilon counts, sixteen times over, and leaves it squares that are finite."""
+    return x.dtype.type(BIG_IN_FLOAT16 if x.dtype == np.float16 else BIG)
+
+
+def _unit(rows):
+    """Rows of length 1, but those of length 0."""
+    rows = rows.astype(np.float64)
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(length == 0, 1, length)
 
 
 @st.composite

@@ -138,6 +138,7 @@ def check_attention(
     return Report(
         (
             _try(attention.masking_equals_removing, attend, **common),
+            _try(attention.everything_seen_counts, attend, **common),
             _try(attention.empty_rows_give_zero, attend, **common),
             _try(attention.empty_rows_have_finite_gradients, grad, needs={"grad=": grad}, **common),
             _try(attention.attention_gradient_equals_differences, attend, grad, needs={"grad=": grad}, **common),
@@ -153,6 +154,7 @@ def check_norm(norm: Callable, *, d: int, centred: bool = False, search: Search 
         (
             _try(normalization.scale_invariance, norm, **common),
             _try(normalization.unit_output, norm, **common),
+            _try(normalization.direction_kept, norm, centred=centred, **common),
             _try(normalization.finite_on_constants, norm, **common),
             _try(normalization.shift_invariance, norm, needs={"centred=True": centred}, **common),
             _try(normalization.accurate_far_from_zero, norm, needs={"centred=True": centred}, **common),
@@ -174,6 +176,7 @@ def check_loss(
             _try(losses.equals_minus_log_p, loss, smoothing=smoothing, **common),
             _try(losses.ignored_positions_do_not_count, loss, **common),
             _try(losses.all_ignored_gives_zero, loss, **common),
+            _try(losses.all_ignored_gives_no_gradient, grad, needs={"grad=": grad}, **common),
             _try(losses.order_of_positions_irrelevant, loss, **common),
             _try(losses.gradient_sums_to_zero, grad, needs={"grad=": grad}, **common),
             _try(losses.loss_gradient_equals_differences, loss, grad, needs={"grad=": grad}, **common),
@@ -213,13 +216,14 @@ def check_tokenizer(
 
     `encode_bytes` and `decode_bytes` are the same of bytes.
     """
+    special = {"specials=": specials or None}
     of_bytes = {"encode_bytes=": encode_bytes, "decode_bytes=": decode_bytes}
     return Report(
         (
             _try(tokenization.text_round_trip, encode, decode, search=search),
             _try(tokenization.bytes_round_trip, encode_bytes, decode_bytes, needs=of_bytes, search=search),
             _try(tokenization.ids_in_vocabulary, encode, n, needs={"n=": n}, search=search),
-            _try(tokenization.special_tokens_stay_text, encode, specials, needs={"specials=": specials}, search=search),
+            _try(tokenization.special_tokens_stay_text, encode, specials, needs=special, search=search),
             _try(tokenization.pieces_join, encode, decode_bytes, needs={"decode_bytes=": decode_bytes}, search=search),
         )
     )

@@ -6,9 +6,10 @@ from statistics import NormalDist
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import FALSE_ALARM, USUAL, LawBroken, Search, forall
+from minilm.laws.search import FALSE_ALARM, USUAL, Search, array, for_each, forall
 
 VOCABULARY = 6
+MOVES = (0, -1000, 1000)  # added to all logits, which changes no probability
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -52,7 +53,7 @@ def support(sample: Callable, *, among: Callable = softmax, n: int = VOCABULARY,
         return {"key": draw(st.integers(0, 10_000)), "logits": draw(_logits(n, search))}
 
     def violation(key, logits):
-        token, kept = int(sample(key, logits)), np.flatnonzero(among(logits.astype(np.float64)))
+        token, kept = _token(sample(key, logits)), np.flatnonzero(among(logits.astype(np.float64)))
         return None if token in kept else f"token {token} was drawn, where only {kept.tolist()} may be"
 
     forall("support", inputs(), violation, search)
@@ -66,18 +67,24 @@ def frequencies(sample: Callable, *, among: Callable = softmax, draws: int = 200
     A thousand added to all logits changes no probability, but overflows where the maximum is not subtracted first.
     """
     quiet = np.log([[0.4, 0.25, 0.2, 0.1, 0.05], [0.05, 0.1, 0.7, 0.1, 0.05], [0.26, 0.25, 0.18, 0.16, 0.15]])
-    for z, by in zip(quiet, (0, -1000, 1000), strict=True):
-        moved = (z + by).astype(search.dtype)
-        # Stay where a coarse dtype would make neighbours equal.
-        logits = moved if len(set(moved.tolist())) == len(set(z.tolist())) else z.astype(search.dtype)
+
+    def violation(logits, keys):
         expected = draws * among(logits.astype(np.float64))
-        counts = np.bincount([int(sample(key, logits)) for key in range(draws)], minlength=len(logits))
+        tokens = [_token(sample(key, logits)) for key in keys]
+        if strangers := [token for token in tokens if token not in range(len(logits))]:
+            return f"{strangers[0]} was drawn, which is none of the tokens 0 to {len(logits) - 1}"
+        counts = np.bincount(np.array(tokens, int), minlength=len(logits))
         kept = expected > 0
         chi_square = np.sum((counts - expected)[kept] ** 2 / expected[kept]) if not counts[~kept].any() else np.inf
-        if chi_square > _chi_square_quantile(max(kept.sum() - 1, 1)):
-            due = np.round(expected).astype(int).tolist()
-            sentence = f"{draws} draws gave {counts.tolist()}, where {due} are due (chi-square {chi_square:.3g})"
-            raise LawBroken("frequencies", sentence, {"logits": logits})
+        due = np.round(expected).astype(int).tolist()
+        return (
+            f"{draws} draws gave {counts.tolist()}, where {due} are due (chi-square {chi_square:.3g})"
+            if chi_square > _chi_square_quantile(max(kept.sum() - 1, 1))
+            else None
+        )
+
+    moved = (_moved(z, by, search) for z, by in zip(quiet, MOVES, strict=True))
+    for_each("frequencies", ({"logits": logits, "keys": range(draws)} for logits in moved), violation)
 
 
 def zero_temperature_is_argmax(sample_at: Callable, *, n: int = VOCABULARY, search: Search = USUAL) -> None:
@@ -92,7 +99,7 @@ def zero_temperature_is_argmax(sample_at: Callable, *, n: int = VOCABULARY, sear
         return {"key": key, "logits": draw(_logits(n, search)), "temperature": temperature}
 
     def violation(key, logits, temperature):
-        token = int(sample_at(key, logits, temperature))
+        token = _token(sample_at(key, logits, temperature))
         return (
             None
             if token == logits.argmax()
@@ -109,11 +116,22 @@ def same_key_same_token(sample: Callable, *, n: int = VOCABULARY, search: Search
     """
 
     def violation(logits):
-        first, second = ([int(sample(key, logits)) for key in range(20)] for _ in range(2))
+        first, second = ([_token(sample(key, logits)) for key in range(20)] for _ in range(2))
         differing = sum(a != b for a, b in zip(first, second, strict=True))
         return f"{differing} of 20 keys gave another token the second time" if differing else None
 
     forall("same key same token", st.fixed_dictionaries({"logits": _logits(n, search)}), violation, search)
+
+
+def _token(sampled):
+    """The token as a Python number, whole or not: rounding would hide one that is no token."""
+    return array(sampled).item()
+
+
+def _moved(logits, by, search):
+    """Logits with a number added, but only where a coarse dtype does not make neighbours equal."""
+    moved = (logits + by).astype(search.dtype)
+    return moved if len(set(moved.tolist())) == len(set(logits.tolist())) else logits.astype(search.dtype)
 
 
 def _kept(logits, kept):

@@ -14,10 +14,12 @@ where u is the unit roundoff of the *coarser* of the two results' dtypes: 2.2e-1
 | `FAR`        | 16    | a norm's output when the mean is r deviations from 0; the bound is C·u·r     |
 | `DIFFERENCE` | 4096  | a gradient and central differences; h = u^(1/3), the bound is C·u^(2/3)      |
 
-The chance that a correct sampler fails the chi-square test is `FALSE_ALARM`, one in a million.
+The chance that a correct sampler fails the chi-square test is `FALSE_ALARM`, one in a million. What an output ought
+to depend on is found to be ignored after `DRAWS` inputs, for a sparse attention ignores much of each.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -32,6 +34,8 @@ LAYER = 64.0
 FAR = 16.0
 DIFFERENCE = 4096.0
 FALSE_ALARM = 1e-6
+DRAWS = 64
+LONG = 200  # characters of a text that are shown
 
 CHANCE = "the same input was judged differently the second time; laws need dropout and all other chance off"
 
@@ -44,6 +48,16 @@ class LawBroken(AssertionError):  # noqa: N818, the sentence reads better so
         super().__init__("\n".join([f"{law}: {sentence}", *(_line(name, value) for name, value in inputs.items())]))
 
 
+def _kind(dtype):
+    """The kind of a dtype by its name; empty where there is none. NumPy knows bfloat16 once ml_dtypes is imported."""
+    with suppress(ImportError):
+        import ml_dtypes  # noqa: F401
+    try:
+        return np.dtype(dtype).kind
+    except TypeError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Search:
     """How hard a law looks.
@@ -52,11 +66,21 @@ class Search:
       lengths: how long sequences may be, shortest first; a compiled function is compiled once for each.
       examples: how many inputs are tried before a law is said to hold.
       dtype: of the inputs handed to your function; results are judged by the dtype that comes back.
+    Raises:
+      ValueError: for no length, a length or number of examples below 1, and a dtype that holds no fractions.
     """
 
     lengths: tuple[int, ...] = (1, 2, 3, 5)
     examples: int = 40
     dtype: str = "float64"
+
+    def __post_init__(self):
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError(f"`lengths` are one or more numbers from 1 on, but they are {self.lengths!r}.")
+        if self.examples < 1:
+            raise ValueError(f"A law looks at 1 example or more, but `examples` is {self.examples!r}.")
+        if _kind(self.dtype) not in ("f", "V"):  # V is how NumPy sees bfloat16
+            raise ValueError(f"`dtype` is one of floating point, such as 'float32', but it is {self.dtype!r}.")
 
     def array(self, *shape: int, odd: bool = False) -> st.SearchStrategy:
         """Quarters from -9/4 to 9/4, which shrink to 0 (odd: eighths, never 0); where they are many, by a seed."""
@@ -90,22 +114,28 @@ def forall(
 
     Where none is found, the inputs of `known` are tried too, each of them, whatever chance has drawn before.
     """
-
-    def sentence(case: dict) -> str:
-        try:
-            return violation(**case) or ""
-        except Exception as error:
-            return f"the function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
     try:
-        smallest = find(inputs, lambda case: bool(sentence(case)), settings=_quiet(search), random=Random(0))
+        smallest = find(
+            inputs, lambda case: bool(_sentence(violation, case)), settings=_quiet(search), random=Random(0)
+        )
     except NoSuchExample:
-        smallest = next((case for case in known if sentence(case)), None)
+        return for_each(law, known, violation)
     except Flaky:
         raise LawBroken(law, CHANCE, {}) from None
-    if smallest is None:
-        return
-    raise LawBroken(law, sentence(smallest) or CHANCE, smallest)
+    raise LawBroken(law, _sentence(violation, smallest) or CHANCE, smallest)
+
+
+def for_each(law: str, cases: Iterable[dict], violation: Callable[..., str | None]) -> None:
+    """Raise `LawBroken` with the first of `cases` for which `violation` has a sentence, or raises anything itself."""
+    for case in cases:
+        if sentence := _sentence(violation, case):
+            raise LawBroken(law, sentence, case)
+
+
+def shortened(value: Any) -> str:
+    """What Python writes for a value, and of a long text its ends alone."""
+    text = repr(value)
+    return text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]} ({len(text)} characters)"
 
 
 def array(result: Any) -> np.ndarray:
@@ -177,6 +207,13 @@ def off_slope(f: Callable, inputs: tuple, d_y: Any, gradients: Any, v: tuple, lo
     return f"the slope along v is {difference:.6g} by central differences and {slope:.6g} by the gradient"
 
 
+def _sentence(violation, case):
+    try:
+        return violation(**case) or ""
+    except Exception as error:
+        return f"the function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
 def _quiet(search):
     return settings(
         max_examples=search.examples,
@@ -191,6 +228,7 @@ def _quiet(search):
 
 
 def _line(name, value):
+    write = shortened if isinstance(value, str) else repr
     small = isinstance(value, np.ndarray)
-    text = np.array2string(value, precision=4, separator=", ", threshold=64) if small else repr(value)
+    text = np.array2string(value, precision=4, separator=", ", threshold=64) if small else write(value)
     return f"  {name} = " + text.replace("\n", "\n" + " " * (len(name) + 5))

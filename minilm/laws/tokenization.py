@@ -4,13 +4,22 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from minilm.laws.search import Search, forall
+from minilm.laws.search import Search, forall, shortened
 
 THOROUGH = Search(examples=200)
 # What a decoder that reads files takes for a mark of their encoding, and what one that tidies English up takes away.
 BYTE_ORDER_MARK = "\ufeff"
 TIDIED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-KNOWN = (BYTE_ORDER_MARK, *(f"{word}{blank}" for word in ("", "a") for blank in TIDIED))
+# What SentencePiece writes for a blank, what holds an emoji or a word together unseen, what is no character, and what
+# ends a line or a paragraph without being a newline.
+UNSEEN = ("\u2581", "\u200d", "\u00ad", "\ufffe", "\u2028", "\u2029")
+LONG_TEXT = " ".join(map(str, range(1100)))  # of more than 1024 tokens, for no token holds two words
+KNOWN = (
+    BYTE_ORDER_MARK,
+    *(f"{word}{blank}" for word in ("", "a") for blank in TIDIED),
+    *(f"{word}{unseen}{word}" for word in ("", "a") for unseen in UNSEEN),
+    LONG_TEXT,
+)
 
 
 def text_round_trip(encode: Callable, decode: Callable, *, search: Search = THOROUGH) -> None:
@@ -18,13 +27,13 @@ def text_round_trip(encode: Callable, decode: Callable, *, search: Search = THOR
 
     $$ \mathrm{decode}(\mathrm{encode}(s)) = s $$
 
-    Each of `KNOWN` is asked: a leading byte order mark, and the blanks that some decoders take from before a comma,
-    a full stop or an n't.
+    Each of `KNOWN` is asked: a leading byte order mark, the blanks that some decoders take from before a comma, a full
+    stop or an n't, what SentencePiece writes for a blank, characters that nobody sees, and a text of a thousand tokens.
     """
 
     def violation(text):
         back = decode(encode(text))
-        return None if back == text else f"it comes back as {back!r}"
+        return None if back == text else f"it comes back as {shortened(back)}"
 
     known = ({"text": text} for text in KNOWN)
     forall("text round trip", st.fixed_dictionaries({"text": _text()}), violation, search, known)
@@ -61,7 +70,12 @@ def special_tokens_stay_text(encode: Callable, specials: dict[str, int], *, sear
     r"""What a user types is text: no spelling of a special token in it becomes that token. `specials`: spelling -> id.
 
     $$ \mathrm{encode}(s) \cap \mathrm{specials} = \varnothing $$
+
+    Raises:
+      ValueError: for no special tokens at all, of which there is nothing to ask.
     """
+    if not specials:
+        raise ValueError("`specials` holds the spelling and the id of one special token or more, but it is empty.")
     text = st.lists(st.one_of(st.sampled_from(sorted(specials)), st.text("a <|>\n", max_size=3)), max_size=4).map(
         "".join
     )

@@ -110,6 +110,40 @@ def key_heads_tiled_instead_of_repeated():
     return grouped(lambda a, r: np.tile(a, (r, 1, 1))), grouped(lambda a, r: np.repeat(a, r, 0))
 
 
+@plant(laws.grouped_equals_repeated)
+def every_query_head_on_the_first_key_head():
+    """One head of keys and values broadcast over all queries, the other loaded and never read: repeated heads give the
+    same. (No thread known to us.)"""
+
+    def grouped(reader):
+        def attend_heads(q, k, v):
+            heads = [reader(h, len(q) // len(k)) for h in range(len(q))]
+            return np.stack([attend(one, k[j], v[j], True) for one, j in zip(q, heads, strict=True)])
+
+        return attend_heads
+
+    return grouped(lambda h, r: 0), grouped(lambda h, r: h // r)
+
+
+@plant(laws.everything_seen_counts)
+def an_average_in_place_of_attention():
+    """The mean of the values that are seen, whatever the query: masks, empty rows and twins all agree with it. (No
+    thread known to us.)"""
+    return lambda q, k, v, mask: attend(0 * q, k, v, mask), attend
+
+
+@plant(laws.everything_seen_counts)
+def the_last_key_never_read():
+    """A loop over the keys that ends one too early, unless there is but one. (No thread known to us.)"""
+
+    def short(q, k, v, mask):
+        last = np.where(mask.any(1), mask.shape[1] - 1 - mask[:, ::-1].argmax(1), 0)
+        dropped = (np.arange(len(k)) == last[:, None]) & (mask.sum(1, keepdims=True) > 1)
+        return attend(q, k, v, mask & ~dropped)
+
+    return short, attend
+
+
 @plant(laws.rotary_depends_on_distance)
 def interleaved_angles_on_halves():
     """Angles repeated for pairs (0, 1), (2, 3), applied to pairs (0, 2), (1, 3): how-to-train-your-gpt issue 6,
@@ -131,16 +165,31 @@ def rotary_by_index():
     return lambda x, position: rotate(x, np.arange(len(x))), rotate
 
 
+def rounded(position):
+    """To bfloat16."""
+    bits = np.asarray(position, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+
+
 @plant(laws.rotary_depends_on_distance)
 def positions_counted_in_bfloat16():
     """Positions cast with the model: 256 and 257 are one in bfloat16, and from 2048 on one in sixteen is told apart:
     gpt-neox issue 1003, UNI-D2 pull request 6."""
 
-    def rounded(position):
-        bits = np.asarray(position, np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
-
     return lambda x, position: rotate(x, rounded(position)), rotate
+
+
+@plant(laws.rotary_depends_on_distance)
+def a_table_that_answers_beyond_its_end():
+    """A table of 1025 rows whose index is clamped, as JAX does of itself: all that follows is one position. (No thread
+    known to us.)"""
+    return lambda x, position: rotate(x, np.minimum(position, 1024)), rotate
+
+
+@plant(laws.rotary_depends_on_distance)
+def positions_that_begin_anew():
+    """A buffer that is read round and round has its rotations counted modulo its size. (No thread known to us.)"""
+    return lambda x, position: rotate(x, np.asarray(position) % 1536), rotate
 
 
 def by_formula(fast, slow, *, factor=4.0, length=512):
@@ -186,6 +235,22 @@ def a_bias_that_takes_the_new_token_for_the_first():
         lambda query, key: -np.abs(np.arange(len(query))[:, None] - key),
         lambda query, key: -np.abs(query[:, None] - key),
     )
+
+
+def distance(query, key):
+    return -np.abs(query[:, None] - key)
+
+
+@plant(laws.bias_depends_on_distance)
+def a_bias_of_positions_in_bfloat16():
+    """The same cast as of rotations: 300 and 301 are one, and every bias of the two is 0. (No thread known to us.)"""
+    return lambda query, key: distance(rounded(query), rounded(key)), distance
+
+
+@plant(laws.bias_depends_on_distance)
+def a_bias_that_ends_at_two_hundred():
+    """Positions beyond the longest text of training are taken for the last. (No thread known to us.)"""
+    return lambda query, key: distance(np.minimum(query, 200), np.minimum(key, 200)), distance
 
 
 def slopes_of_a_power_of_two(n):

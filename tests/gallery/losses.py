@@ -93,6 +93,22 @@ def nothing_divided_by_nothing():
     return naive, cross_entropy
 
 
+def gradient(keep, count=lambda weights: max(weights.sum(), 1)):
+    def grad(logits, targets, weights):
+        one_hot = np.eye(logits.shape[-1])[targets]
+        with np.errstate(invalid="ignore"):
+            return keep(weights)[:, None] * (softmax(logits) - one_hot) / count(weights)
+
+    return grad
+
+
+@plant(laws.all_ignored_gives_no_gradient)
+def nothing_divided_by_nothing_and_hidden():
+    """`where(n > 0, sum / n, 0)` is 0 where all is ignored, but its gradient 0 · NaN: both sides of a `where` are
+    differentiated, as JAX's page of frequently asked questions warns."""
+    return gradient(lambda weights: weights, np.sum), gradient(lambda weights: weights)
+
+
 @plant(laws.order_of_positions_irrelevant)
 def the_mean_of_the_means():
     """Accumulation that averages micro-batch means: x₁/n₁ + x₂/n₂ is not (x₁ + x₂)/(n₁ + n₂): transformers issue
@@ -106,14 +122,6 @@ def the_mean_of_the_means():
         ) / 2
 
     return accumulated, cross_entropy
-
-
-def gradient(keep):
-    def grad(logits, targets, weights):
-        one_hot = np.eye(logits.shape[-1])[targets]
-        return keep(weights)[:, None] * (softmax(logits) - one_hot) / max(weights.sum(), 1)
-
-    return grad
 
 
 @plant(laws.gradient_sums_to_zero)

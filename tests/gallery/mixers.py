@@ -136,6 +136,30 @@ def a_window_open_to_the_future():
     return leaking, windowed(3)
 
 
+def seeing(sees):
+    """Self-attention of which row i sees column j where `sees(i, j)`."""
+    return lambda x: self_attention(x, causal(len(x)) & sees(np.arange(len(x))[:, None], np.arange(len(x))))
+
+
+@plant(laws.window_honoured, w=4, d=D)
+def a_window_that_widens():
+    """One token too many, but only once the cache has gone round. (No thread known to us.)"""
+    return seeing(lambda i, j: i - j < 4 + (i >= 16)), windowed(4)
+
+
+@plant(laws.window_honoured, w=4, d=D)
+def a_window_with_a_hole():
+    """From the second tile on the token before the last is not read. (No thread known to us.)"""
+    return seeing(lambda i, j: (i - j < 4) & ~((i >= 5) & (i - j == 2))), windowed(4)
+
+
+@plant(laws.window_honoured, w=50, d=D)
+def no_window_at_all():
+    """Unnoticed while the window was longer than most texts: what leaves it is but one pair in a thousand. (No thread
+    known to us; our own tests called a full attention one of window 50.)"""
+    return seeing(lambda i, j: j >= 0), windowed(50)
+
+
 @plant(laws.permutation_equivariance, d=D)
 def heads_merged_without_a_transpose():
     """Reshaping (heads, t, width) to (t, d) as it lies in memory mixes positions; the copy task still passed:

@@ -67,3 +67,22 @@ def the_mean_of_squares_less_the_square_of_the_mean():
             return (x - mean) / np.sqrt(variance + np.float32(1e-5))
 
     return one_pass, layer_norm
+
+
+@plant(laws.direction_kept, d=WIDTH)
+def a_sign_that_is_lost():
+    """The root of the square in place of the number itself. (No thread known to us.)"""
+    return lambda x: np.abs(rms_norm(x)), rms_norm
+
+
+@plant(laws.direction_kept, d=WIDTH)
+def rows_written_where_others_belong():
+    """A kernel of rows whose output counts them from the end. (No thread known to us.)"""
+    return lambda x: rms_norm(x).reshape(-1, WIDTH)[::-1].reshape(x.shape), rms_norm
+
+
+@plant(laws.direction_kept, d=WIDTH, centred=True)
+def the_scale_without_the_row():
+    """The product with the row forgotten, a scale of ones has mean square 1, for any scale and shift. (No thread known
+    to us.)"""
+    return np.ones_like, layer_norm

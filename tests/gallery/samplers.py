@@ -118,6 +118,19 @@ def a_maximum_that_begins_at_zero():
     return exponentials(lambda logits: max(logits.max(), 0)), exponentials(np.max)
 
 
+@plant(laws.frequencies)
+def tokens_counted_from_the_end():
+    """-1 for the last token: a table that it indexes answers as if nothing were wrong. (No thread known to us.)"""
+    return lambda key, logits: draw(key, logits) - len(logits), draw
+
+
+@plant(laws.support)
+def a_token_between_two():
+    """The middle of the bin in place of its number, which whoever rounds it down never notices. (No thread known to
+    us.)"""
+    return lambda key, logits: draw(key, logits) + 0.5, draw
+
+
 @plant(laws.zero_temperature_is_argmax)
 def a_temperature_too_small_to_divide_by():
     """exp(z / τ) overflows as τ falls; every weight is then NaN and token 0 wins: gemma issue 562, nanoGPT issue 738,

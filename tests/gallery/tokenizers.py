@@ -50,6 +50,36 @@ def a_decoder_that_tidies_up():
     return (encode, tidy), (encode, decode)
 
 
+@plant(laws.text_round_trip)
+def a_mark_taken_for_a_blank():
+    """SentencePiece writes a blank as U+2581, and a U+2581 of the text comes back as a blank. (Its README names the
+    mark a meta symbol.)"""
+    return (encode, lambda ids: decode(ids).replace("\u2581", " ")), (encode, decode)
+
+
+def without(unseen, instead=""):
+    return (lambda text: encode(text.replace(unseen, instead)), decode), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def a_family_taken_apart():
+    """Format characters cleaned away, and with them the joiner of an emoji or of a word in Persian: BERT's
+    `clean_text` drops every character of the categories Cc and Cf."""
+    return without("\u200d")
+
+
+@plant(laws.text_round_trip)
+def a_separator_of_lines_taken_for_a_newline():
+    """`str.splitlines` splits at U+2028 too, and what is joined again has a newline. (No thread known to us.)"""
+    return without("\u2028", "\n")
+
+
+@plant(laws.text_round_trip)
+def a_text_that_ends_at_512_tokens():
+    """Truncation, on unless told otherwise: a short text never knows. (No thread known to us.)"""
+    return (lambda text: encode(text)[:512], decode), (encode, decode)
+
+
 @plant(laws.bytes_round_trip)
 def bytes_that_are_no_characters():
     """Bytes pass through a string and come back as U+FFFD: tiktoken issue 388 asks for a way around it."""

@@ -77,6 +77,16 @@ def drawn_params(mixer, d: int, seed: int = 0, dtype=jnp.float64):
     return structure.unflatten([jnp.asarray(w.astype(dtype)) for w in shaken])
 
 
+def assert_one_mixer(mixer: Mixer, other: Mixer, d: int):
+    """Both begin with the same parameters, and compute the same, at once and in steps."""
+    params, x, tokens = drawn_params(mixer, d), np.random.default_rng(0).standard_normal((T, d)), Tokens.arange(T)
+    for begun in zip(*(jax.tree.leaves(drawn_params(one, d)) for one in (mixer, other)), strict=True):
+        np.testing.assert_array_equal(*begun)
+    whole = other.apply(params, jnp.asarray(x), tokens)
+    assert_close(mixer.apply(params, jnp.asarray(x), tokens), whole, FORMULA)
+    assert_close(mixer.step(params, mixer.init_state(params, T, x.dtype), jnp.asarray(x), tokens)[1], whole, FORMULA)
+
+
 def placed(position, document=0) -> Tokens:
     return Tokens(*(np.broadcast_to(n, np.shape(position)).astype(np.int32) for n in (position, document)))
 
@@ -172,7 +182,7 @@ def assert_lawful(mixer: Mixer, d: int, *, documents: bool = True):
     for promise in [*promises, *[assert_documents_are_kept_apart] * documents]:
         for seed in range(3):
             promise(s, seed)
-    assert_dtypes(s, (jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64))
+    assert_dtypes(s, (jnp.bfloat16, jnp.float32), (jnp.float32, jnp.bfloat16), (jnp.float32, jnp.float64))
 
 
 def assert_dtypes(s: Subject, *dtypes):

@@ -46,16 +46,16 @@ TESTS = {
     "decay": ["state_precision"],
     "feature_maps": ["state_precision"],
     "delta": ["state_precision"],
-    "rwkv": ["state_precision"],
+    "rwkv": ["state_precision", "variants[rwkv6"],
     "linear_attention.gated": ["gated_linear", "state_precision"],
     "state_mixer": ["rwkv", "gated_linear"],
     "linear_attention.linear": ["linear_attention", "exponents", "state_precision"],
-    "mamba": ["linear_attention"],
+    "mamba": ["linear_attention", "variants[mamba2"],
     "retention": ["linear_attention", "variants[retnet"],
     "convolved": ["convolution"],
     "chunks": ["decay", "delta"],
     "loop": ["decay", "delta"],
-    "delta_net": ["delta"],
+    "delta_net": ["delta", "variants[delta-net"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
 COMPILED = ("blockwise", "pallas", "unroll", "generation", "sampling")

@@ -108,3 +108,11 @@ def test_t5_begins_with_a_table_for_the_authors_buckets(bidirectional):
 def test_t5_is_bidirectional_with_one_query_head_for_each_group_unless_told_otherwise():
     bias = biases.T5Relative.init(jax.random.key(0), 5, p=8)
     assert (bias.table.shape, bias.bidirectional, bias.max_distance) == ((8, 5, 1), True, 128)
+
+
+def test_more_buckets_of_one_distance_than_there_are_distances_are_refused():
+    bias = biases.T5Relative.init(jax.random.key(0), 1, p=512, bidirectional=False)
+    with pytest.raises(ValueError, match="of the 512 buckets of a direction 256 are of one distance each: expected at"):
+        bias(Tokens.arange(3), Tokens.arange(3))
+    half = biases.T5Relative.init(jax.random.key(0), 1, p=256, bidirectional=False)
+    assert half(Tokens.arange(3), Tokens.arange(3)).shape == (1, 1, 3, 3)

@@ -16,6 +16,7 @@ from minilm.layers.attention import core
 from minilm.layers.attention.biases import Alibi
 from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense, DenseWithWeights
+from minilm.layers.attention.differential import differential_heads, init_differential
 from minilm.layers.attention.masks import Causal, Everything, SlidingWindow
 from minilm.layers.attention.multi_head import MultiHeadParams, multi_head
 from minilm.layers.attention.qk_norm import cosine_attention
@@ -113,6 +114,7 @@ WEIGHED = [
     Partial(partial(top_k_attention, n=2)),
     Partial(cosine_attention, jnp.full((HEADS, 1), 3.0)),
     Partial(talking_heads_attention, init_talking_heads(HEADS, 1)),
+    Partial(differential_heads, init_differential(jax.random.key(0), WIDTH // 2, WIDTH), 0.3),
 ]
 ATTENDS = [Rotary(Dense(Causal())), Dense(Causal(), Alibi.of(HEADS)), Blockwise(Causal())]
 
@@ -121,8 +123,7 @@ ATTENDS = [Rotary(Dense(Causal())), Dense(Causal(), Alibi.of(HEADS)), Blockwise(
 def test_in_linen_any_attention_is_what_it_is_in_minilm(attend):
     (x,) = drawn((B, T, D))
     variables = linen_variables(x)
-    layers = {name: variables["params"][name] for name in ("query", "key", "value", "out")}
-    w, b = ({name: layer[kind] for name, layer in layers.items()} for kind in ("kernel", "bias"))
+    w, b = ({name: layer[kind] for name, layer in variables["params"].items()} for kind in ("kernel", "bias"))
     params = MultiHeadParams(
         w_q=w["query"][:, :, None], w_k=w["key"], w_v=w["value"], w_o=w["out"][:, None],
         b_q=b["query"][:, None], b_k=b["key"], b_v=b["value"], b_o=b["out"],
@@ -332,8 +333,7 @@ def test_any_variant_takes_its_place():
 
 
 def called(q=(B, T, 6, 4), k=(B, S, 2, 4), v=(B, S, 2, 4), dtypes=("float32",) * 3, **options):
-    arrays = [jnp.ones(shape, dtype) for shape, dtype in zip((q, k, v), dtypes, strict=True)]
-    return dot_product_attention(*arrays, **options)
+    return dot_product_attention(*map(jnp.ones, (q, k, v), dtypes), **options)
 
 
 @pytest.mark.parametrize(

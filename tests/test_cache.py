@@ -1,5 +1,7 @@
 """Reading a sequence in pieces gives what reading it whole gives."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,3 +93,14 @@ def test_a_chunk_longer_than_the_cache_is_refused():
     cache = init_cache(PARAMS, 2)
     with pytest.raises(ValueError, match="a chunk of 3 tokens does not fit a cache of 2 slots"):
         append(cache, jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5)), Tokens.arange(3))
+
+
+@pytest.mark.parametrize("sequences", [1, 2])
+@pytest.mark.parametrize("g", [1, 2])
+def test_a_token_is_written_into_the_cache_and_not_into_a_copy(g, sequences):
+    params = init_multi_head(jax.random.key(0), D, g=g, r=3, k=16, v=16)
+    cache, one = init_cache(params, 4096), (jnp.zeros((1, D), jnp.float32), Tokens.arange(1))
+    cache, (x, tokens) = jax.tree.map(lambda a: jnp.stack([a] * sequences), (cache, one))
+    batched = jax.vmap(partial(multi_head_step, attend=Dense(Causal())), in_axes=(None, 0, 0, 0))
+    compiled = jax.jit(batched, donate_argnums=1).lower(params, cache, x, tokens).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < cache.k.nbytes

@@ -14,13 +14,14 @@ from minilm.layers.linear_attention.delta_net import (
     init_gated_delta,
 )
 from minilm.shapes import Tokens
-from tests.mixers import assert_lawful, assert_weights_begin_apart, drawn_params
+from tests.mixers import assert_lawful, assert_one_mixer, assert_weights_begin_apart, drawn_params
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, assert_close
 from tests.torch_oracle import assert_same_mixer
 
 D, G, K, V, T = 6, 2, 3, 5, 11
-MIXERS = {"delta": delta_mixer(g=G, k=K, v=V, chunk=4), "gated": gated_delta_mixer(g=G, k=K, v=V, chunk=4)}
+KINDS = {"delta": delta_mixer, "gated": gated_delta_mixer}
+MIXERS = {name: kind(g=G, k=K, v=V, chunk=4) for name, kind in KINDS.items()}
 each_mixer = pytest.mark.parametrize("name", MIXERS)
 few = settings(max_examples=3)
 
@@ -71,6 +72,11 @@ def test_the_mixer_and_its_gradients_are_pytorchs_written_out(name, seed):
 @each_mixer
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ(name):
     assert_lawful(MIXERS[name], D, documents=False)
+
+
+@each_mixer
+def test_unless_told_a_mixer_has_a_convolution_of_four_and_chunks_make_no_difference_to_it(name):
+    assert_one_mixer(KINDS[name](g=G, k=K, v=V), KINDS[name](g=G, k=K, v=V, convolution=4, chunk=4), D)
 
 
 @few

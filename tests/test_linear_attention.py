@@ -17,9 +17,9 @@ from minilm.layers.linear_attention.retention import retention_decays, retention
 from minilm.reference.linear_attention import linear as reference
 from minilm.reference.linear_attention import retention as retention_reference
 from minilm.shapes import Tokens
-from tests.mixers import assert_lawful, drawn_params
+from tests.mixers import assert_lawful, assert_one_mixer, drawn_params
 from tests.strategies import seeds
-from tests.tolerances import FORMULA, REDUCTION, assert_close
+from tests.tolerances import FORMULA, LAYER, REDUCTION, assert_close
 from tests.torch_oracle import assert_same_mixer
 
 D, G, T, K, V = 7, 2, 9, 4, 5
@@ -132,6 +132,11 @@ def test_mixers_are_made_of_the_heads_that_they_are_told_and_based_of_narrow_one
     assert performer_mixer(g=G, k=K, v=V).init(jax.random.key(0), D).projection.shape == (6, K), "⌈4 ln 4⌉"
 
 
+def test_a_convolution_of_four_is_mamba_2s_unless_told_and_chunks_make_no_difference():
+    assert_one_mixer(mamba2_mixer(g=G, k=K, v=V), mamba2_mixer(g=G, k=K, v=V, width=4, chunk=4), D)
+    assert_one_mixer(retention_mixer(g=G, k=K, v=V), RETNET, D)
+
+
 def test_performers_directions_are_drawn_and_stay_as_they_are():
     mixer = performer_mixer(g=G, k=K, v=V)
     params = drawn_params(mixer, D, dtype=jnp.float32)
@@ -202,14 +207,24 @@ def test_mamba_2_and_its_gradients_are_the_papers_recurrence(seed):
     assert_same_mixer(MAMBA, torch_mamba2, drawn_params(MAMBA, D, seed), inputs(seed), seed)
 
 
+def test_mamba_2_forgets_as_float32_says_though_its_weights_are_narrow():
+    params = jax.tree.map(lambda w: w.astype(jnp.bfloat16), MAMBA.init(jax.random.key(0), D))
+    state = MAMBA.init_state(params, T)._replace(matrix=jnp.ones((G, K, V)))
+    state, _ = MAMBA.step(params, state, jnp.zeros((T, D), jnp.bfloat16), Tokens.arange(T))
+    rate, b = np.asarray(params.rate, np.float64), np.asarray(params.b_step, np.float64)
+    kept = np.exp(-T * np.exp(rate) * np.log1p(np.exp(b)))
+    assert_close(state.matrix, np.broadcast_to(kept[:, None, None], (G, K, V)), LAYER, jnp.float32)
+
+
 def test_mamba_2_begins_with_the_papers_rates_and_steps():
     params = init_mamba2(jax.random.key(0), 50, g=1000, k=K, v=2)
     steps, rates = jax.nn.softplus(params.b_step), jnp.exp(params.rate)
     assert 0.0009 < steps.min() < 0.0012
-    assert 0.09 < steps.max() < 0.101
+    assert 0.098 < steps.max() < 0.101
     assert 1 <= rates.min() < 1.1
     assert 15.9 < rates.max() <= 16
     assert (params.skip == 1).all()
+    assert init_mamba2(jax.random.key(0), D, g=G, k=K, v=V).convolution.shape == (4, G * V + 2 * K)
     assert (mamba2_mixer(g=9, k=K, v=2, fastest=1.0).init(jax.random.key(0), 50).rate == 0).all()
     for name, fan in (("w_x", 50), ("w_b", 50), ("w_c", 50), ("w_gate", 50), ("w_step", 50), ("w_o", 2000)):
         assert abs(getattr(params, name).std() * math.sqrt(fan) - 1) < 0.15, name

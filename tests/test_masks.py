@@ -185,3 +185,18 @@ def test_pictures_show_what_is_allowed():
 
 def as_arrays(tokens):
     return jax.tree.map(jnp.asarray, tokens)
+
+
+@pytest.mark.parametrize(
+    ("rule", "first", "last", "interval"),
+    [
+        (Chunked(ENDLESS // 2 + 9), ENDLESS - 5, ENDLESS - 3, (ENDLESS // 2 + 9, ENDLESS)),
+        (Chunked(ENDLESS), 5, 7, (0, ENDLESS - 1)),
+        (Chunked(4), -1, 6, (-4, 7)),
+        (Chunked(4), -1, -1, (-4, -1)),
+        (SlidingWindow(4), ENDLESS - 5, ENDLESS - 1, (ENDLESS - 8, ENDLESS)),
+    ],
+)
+def test_chunks_and_windows_reach_as_far_as_there_are_integers_and_no_less(rule, first, last, interval):
+    low, high = rule.reach(*(Tokens(jnp.int32(place), jnp.int32(0)) for place in (first, last)))
+    assert (int(low.position), int(high.position)) == interval

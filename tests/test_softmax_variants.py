@@ -323,3 +323,9 @@ def test_what_is_learned_begins_where_it_should():
     v = jnp.ones((2, 10**4, 1))
     summed = sigmoid_attention(init_shift(2, 3, 10**4), jnp.zeros((2, 3, 1, 4)), jnp.zeros((2, 10**4, 4)), v)
     assert abs(summed - 1).max() < 1e-3
+
+
+def test_a_text_of_one_token_has_no_temperature():
+    with pytest.raises(ValueError, match="expected n >= 2, got 1"):
+        init_temperature(1, 1, 1)
+    assert init_temperature(1, 1, 2) == 1

@@ -140,6 +140,13 @@ def test_random_blocks_are_different_in_each_row_and_of_the_key(seed):
     assert len({tuple(row) for row in chosen.tolist()}) > 1
 
 
+@pytest.mark.parametrize("n", [-1, 6])
+def test_more_blocks_than_there_are_and_less_than_none_are_refused(n):
+    with pytest.raises(ValueError, match=f"of 5 blocks {n} were to be drawn: expected 0 to 5"):
+        RandomBlocks.of(jax.random.key(0), 4, 5, n)
+    assert RandomBlocks.of(jax.random.key(0), 4, 5, 5).chosen.shape == (5, 5)
+
+
 def test_all_blocks_are_drawn_alike_often():
     counts = np.bincount(np.asarray(RandomBlocks.of(jax.random.key(0), 1, 200, 20).chosen).ravel(), minlength=200)
     assert counts.mean() == 20

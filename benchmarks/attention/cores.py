@@ -77,7 +77,7 @@ def make(text: str, heads: int, width: int) -> Candidate:
 
 
 class Pattern(NamedTuple):
-    """Who sees whom: the past, or a `window` of it; all see a `prefix`; none sees beyond its `document`."""
+    """Who sees whom: the past, or a `window` of it; all see a `prefix`; none sees beyond its `document`; 0: no such."""
 
     window: int = 0
     prefix: int = 0

@@ -42,6 +42,7 @@ CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short
 # Of 0 there would be none; a head may begin to forget at any rate from 1 up.
 EXTENTS = {"chunk", "fastest", "features", "groups", "length", "rate", "size", "state", "stride", "width"}
 EXTENTS |= {"buckets", "trained"}
+COUNTS = ("depth", "first", "latent", "n", "random", "rotary", "sinks")
 SCALES = ("cap", "factor", "fastest", "theta")
 
 
@@ -160,6 +161,8 @@ def _converted(key, value, default):
         raise ValueError(f"The option {key} is {value!r}, and must be of the kind {kind.__name__}.") from None
     if key in EXTENTS and converted < 1:
         raise ValueError(f"The option {key} is {value}, and must be at least 1.")
+    if key in COUNTS and converted < 0:
+        raise ValueError(f"The option {key} is {value}, and must be 0 or more.")
     if key in SCALES and not 0 < converted < math.inf:
         raise ValueError(f"The option {key} is {value}, and must be a finite number above 0.")
     if isinstance(converted, int) and abs(converted) >= 2**31:

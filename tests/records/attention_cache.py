@@ -16,6 +16,14 @@ from tests.strategies import arrays, seeds, sizes, weights
 
 
 @st.composite
+def slot_arguments(draw):
+    """Rows for slots of which no two are one, some of them beyond the last."""
+    g, size, k, t = draw(sizes((2, 5, 3, 4), (1, 4, 3, 1), (3, 4, 1, 6)))
+    slot = np.random.default_rng(draw(seeds)).permutation(size + 3)[:t]
+    return draw(arrays(g, size, k)), slot, draw(arrays(g, t, k))
+
+
+@st.composite
 def append_arguments(draw):
     """A chunk at any position, which may go round the cache's end, with padding before, between or after its tokens."""
     g, size, k, v, t = draw(sizes((2, 5, 3, 4, 3), (1, 4, 2, 3, 4), (3, 7, 1, 2, 2)))
@@ -56,6 +64,7 @@ def chunk_backward(saved, d_out):
 
 
 RECORDS = (
+    Record(cache.write_slots, reference.write_slots, reference.write_slots_backward, slot_arguments()),
     Record(cache.append, reference.append, reference.append_backward, append_arguments()),
     Record(
         attending(cache.append_and_attend, qk_norm, rotary, core, masks),

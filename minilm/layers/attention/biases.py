@@ -146,6 +146,11 @@ def _boundaries(n_buckets, max_distance):
     """The smallest distances in buckets 1, 2, ...: n enters e + j when (n / e)^(N − e) >= (D / e)^j."""
     e = n_buckets // 2
     width = n_buckets - e
+    if e > max_distance:
+        raise ValueError(
+            f"of the {n_buckets} buckets of a direction {e} are of one distance each: expected at most max_distance, "
+            f"{max_distance}, of those"
+        )
     wide = [
         next(n for n in range(e, max_distance + 1) if n**width * e**j >= max_distance**j * e**width)
         for j in range(1, width)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from minilm.layers.attention.core import Prepared
 from minilm.shapes import Tokens
@@ -35,6 +35,33 @@ def init_cache(params, size: int, dtype=None) -> KVCache:
 
 
 @jax.jit
+def write_slots(
+    held: Float[Array, "g s k"], slot: Int[Array, " t"], new: Float[Array, "g t k"]
+) -> Float[Array, "g s k"]:
+    r"""Rows into the slots of a cache, in its dtype; a slot beyond the last takes none.
+
+    $$ Y_{:,\, \mathrm{slot}(t)} = X_{:,\, t} $$
+
+    A row that no slot takes is written with them. A single row, of a batch of one sequence, XLA's CPU compiler would
+    write in a copy of all the cache: of 8,192 slots, thirty times as slow a step.
+
+    Args:
+      held: what the slots hold, `(g, s, k)`.
+      slot: where each row goes, from 0, `(t,)`; no slot twice.
+      new: X, the rows, `(g, t, k)`.
+    Returns:
+      Y `(g, s, k)`.
+
+    Reference: `minilm.reference.attention.cache.write_slots`.
+
+    >>> write_slots(jnp.zeros((1, 3, 1)), jnp.array([2, 3]), jnp.array([[[5.0], [7.0]]])).ravel().tolist()
+    [0.0, 0.0, 5.0]
+    """
+    slot, new = jnp.append(slot, held.shape[1]), jnp.pad(new, ((0, 0), (0, 1), (0, 0)))
+    return held.at[:, slot].set(new.astype(held.dtype), mode="drop")
+
+
+@jax.jit
 def append(cache: KVCache, k: Float[Array, "g t k"], v: Float[Array, "g t v"], tokens: Tokens) -> KVCache:
     r"""Write a chunk of one sequence into the cache, over the oldest slots once it is full.
 
@@ -58,12 +85,13 @@ def append(cache: KVCache, k: Float[Array, "g t k"], v: Float[Array, "g t v"], t
         raise ValueError(f"a chunk of {t} tokens does not fit a cache of {size} slots: read it in smaller chunks")
     slot = jnp.where(tokens.position >= 0, tokens.position % size, size)
 
-    def write(slots, new, axis=0):
-        index = (slice(None),) * axis + (slot,)
-        return slots.at[index].set(new.astype(slots.dtype), mode="drop")
+    def write(held, new):
+        return held.at[slot].set(new.astype(held.dtype), mode="drop")
 
     return KVCache(
-        k=write(cache.k, k, axis=1), v=write(cache.v, v, axis=1), tokens=jax.tree.map(write, cache.tokens, tokens)
+        k=write_slots(cache.k, slot, k),
+        v=write_slots(cache.v, slot, v),
+        tokens=jax.tree.map(write, cache.tokens, tokens),
     )
 
 

@@ -176,8 +176,7 @@ class SlidingWindow(Rule):
     def reach(self, first: Tokens, last: Tokens) -> tuple[Tokens, Tokens]:
         """A window's width around the tile, as far as there are integers: a width may stand for no bound at all."""
         before = self.width - 1
-        behind = jnp.minimum(before, _LARGEST - jnp.maximum(last.position, 0))
-        return Tokens(first.position - before, _SMALLEST), Tokens(last.position + behind, _LARGEST)
+        return Tokens(first.position - before, _SMALLEST), Tokens(_later(last.position, before), _LARGEST)
 
 
 @_rule
@@ -285,10 +284,15 @@ class Chunked(Rule):
         return (query.position // self.size)[:, None] == key.position // self.size
 
     def reach(self, first: Tokens, last: Tokens) -> tuple[Tokens, Tokens]:
-        """From the beginning of the first query's chunk to the end of the last one's."""
+        """From the beginning of the first query's chunk to the end of the last one's, as far as there are integers."""
         beginning = first.position // self.size * self.size
-        end = last.position // self.size * self.size + self.size - 1
-        return Tokens(beginning, _SMALLEST), Tokens(end, _LARGEST)
+        behind = self.size - 1 - last.position % self.size
+        return Tokens(beginning, _SMALLEST), Tokens(_later(last.position, behind), _LARGEST)
+
+
+def _later(position, n):
+    """The position n behind, or the last that there is."""
+    return position + jnp.minimum(n, _LARGEST - jnp.maximum(position, 0))
 
 
 def _distance(query, key):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from minilm.initializers import normal
 from minilm.layers.activation import gelu_tanh, sigmoid, softmax
 from minilm.layers.attention.block_selection import largest
-from minilm.layers.attention.cache import KVCache, append, init_cache
+from minilm.layers.attention.cache import KVCache, append, init_cache, write_slots
 from minilm.layers.attention.core import dot_product_attention, mix, scores
 from minilm.layers.attention.multi_head import MultiHeadParams, init_multi_head, merge, project
 from minilm.layers.linear import LinearParams, init_linear, linear
@@ -274,7 +274,7 @@ def _completed(params, state, k, v, position, stride):
 
     def completed(phi, held, x):
         blocks = jnp.take(x, places, axis=1, mode="fill", fill_value=0)  # side by side, so that none overlaps another
-        return held.at[:, i].set(compress(phi, blocks, stride=l).astype(held.dtype), mode="drop")
+        return write_slots(held, i, compress(phi, blocks, stride=l))
 
     return completed(params.compress_k, state.k, k), completed(params.compress_v, state.v, v)
 

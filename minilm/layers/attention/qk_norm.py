@@ -29,6 +29,8 @@ def init_qk_norm(k: int, *, dtype=jnp.float32) -> QKNormParams:
 
 def init_temperature(g: int, r: int, length: int, *, dtype=jnp.float32) -> Float[Array, "g r"]:
     """The paper's log₂(n² − n), with n the length of nearly all sequences: a softmax of n keys can then be sharp."""
+    if length < 2:
+        raise ValueError(f"the temperature begins at log2(n² − n), of n tokens: expected n >= 2, got {length}")
     return jnp.full((g, r), math.log2(length**2 - length), dtype)
 
 

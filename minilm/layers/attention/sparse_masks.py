@@ -110,6 +110,8 @@ class RandomBlocks(Rule):
 
         The published code draws among those alone that no window and no global block covers yet.
         """
+        if not 0 <= n <= n_blocks:
+            raise ValueError(f"of {n_blocks} blocks {n} were to be drawn: expected 0 to {n_blocks}")
         rows = jax.random.split(key, n_blocks)
         return cls(size, jax.vmap(lambda row: jax.random.permutation(row, n_blocks)[:n])(rows))
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minilm.layers.activation import softmax
-from minilm.layers.attention.cache import KVCache, init_cache
+from minilm.layers.attention.cache import KVCache, init_cache, write_slots
 from minilm.layers.attention.core import mix, scores
 from minilm.layers.attention.masks import Causal, Prefix, Rule, SlidingWindow
 from minilm.layers.attention.multi_head import init_multi_head, merge, multi_head, project
@@ -103,9 +103,9 @@ def streaming_append(
     kept = (p >= 0) & ((p < sinks) | (p > p.max(initial=-1) - window))
     slot = jnp.where(kept, slot, size)  # out of range, where "drop" writes nothing
     return KVCache(
-        k=cache.k.at[:, slot].set(k.astype(cache.k.dtype), mode="drop"),
-        v=cache.v.at[:, slot].set(v.astype(cache.v.dtype), mode="drop"),
-        tokens=jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), cache.tokens, tokens),
+        k=write_slots(cache.k, slot, k),
+        v=write_slots(cache.v, slot, v),
+        tokens=jax.tree.map(lambda held, new: held.at[slot].set(new, mode="drop"), cache.tokens, tokens),
     )
 
 

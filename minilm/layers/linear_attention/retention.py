@@ -76,7 +76,8 @@ def retention_mixer(*, g: int, k: int, v: int, chunk: int = 64) -> Mixer:
     def merged(params, x, o):
         gate = silu(matmul(x, params.w_gate.reshape(x.shape[-1], -1)))
         gate = jnp.moveaxis(gate.reshape(*x.shape[:-1], g, v), -2, -3)
-        return merge(params.heads, (rms_norm(params.norm, o) * gate)[..., None, :, :])
+        o = (rms_norm(params.norm, o) * gate).astype(x.dtype)
+        return merge(params.heads, o[..., None, :, :])
 
     return state_mixer(
         init=partial(init_retention, g=g, k=k, v=v),

@@ -5,6 +5,26 @@ import numpy as np
 from minilm.reference.attention.core import Prepared
 
 
+def write_slots(held, slot, new):
+    """Each row replaces what stood in its slot, if there is such a slot."""
+    y, written = np.array(held, float), {}
+    for t, s in enumerate(map(int, slot)):
+        if s < y.shape[1]:
+            y[:, s] = new[:, t]
+            written[t] = s
+    return y, (new.shape, written)
+
+
+def write_slots_backward(saved, d_y):
+    """Gradients with respect to (held, slot, new): a slot's goes to the row that it took, or else to what it held."""
+    shape, written = saved
+    d_held, d_new = np.array(d_y), np.zeros(shape)
+    for t, s in written.items():
+        d_new[:, t] = d_y[:, s]
+        d_held[:, s] = 0
+    return d_held, None, d_new
+
+
 def append(cache, k, v, tokens):
     """Each token that is no padding replaces what stood in slot position mod size."""
     new_k, new_v = np.array(cache.k, float), np.array(cache.v, float)

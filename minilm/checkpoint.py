@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from minilm.run_folder import read_model, read_tokenizer, steps, sync_folder, write_synced
+from minilm.run_folder import command_to_go_on, read_model, read_tokenizer, steps, sync_folder, write_synced
 from minilm.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 _FORMAT = "minilm checkpoint 1"
@@ -123,7 +123,7 @@ def save(
         if steps(run):
             then = (
                 f"The earlier checkpoint {steps(run)[-1]} is intact; make room, then continue with "
-                f"`minilm train --resume {run}`."
+                f"`{command_to_go_on(run)}`."
             )
         raise CheckpointError(
             f"Step {step} could not be saved to {folder}: {error.strerror or error} ({size:.1f} MB are needed). {then}"
@@ -177,7 +177,7 @@ def _offer(checkpoint):
             manifest = read(earlier)[1]
         except DamagedFileError:
             continue
-        command = f"minilm train --resume {run} --from-step {manifest.step}"
+        command = f"{command_to_go_on(run)} --from-step {manifest.step}"
         return f"{earlier} before it is whole: continue from there with `{command}`."
     return "No checkpoint before it is whole: train again."
 

@@ -6,9 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from minilm import __version__
 from minilm.config import PRESETS
-from minilm.flags import OVERVIEW, UsageError, check_generate, nearest, parse
-from minilm.interruption import run_child, signal_of, terminable
+from minilm.flags import OVERVIEW, UsageError, check_generate, check_info, nearest, parse
+from minilm.interruption import run_child, signal_of, terminable, unbroken
 from minilm.run_folder import latest_run
 from minilm.unread import UNREAD, nobody_reads, written_out
 
@@ -38,8 +39,6 @@ def _run(arguments):
         print(OVERVIEW)
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from minilm import __version__
-
         print(f"minilm {__version__}")
         return 0
     command, *rest = arguments
@@ -181,9 +180,7 @@ def bench(arguments: list[str]) -> int | None:
 def info(arguments: list[str]) -> int | None:
     """Show the devices; plan a preset or a run."""
     chosen = parse("info", arguments)
-    if chosen.preset and chosen.preset not in PRESETS:
-        close = nearest(chosen.preset, PRESETS)
-        raise UsageError(f"There is no preset {chosen.preset!r}{close}; there are {', '.join(PRESETS)}.")
+    check_info(chosen)
     _prepare()
     from minilm import run_folder
     from minilm.console import CommandConsole
@@ -204,8 +201,6 @@ def info(arguments: list[str]) -> int | None:
             f"\nminilm info --preset NAME plans one of {', '.join(PRESETS)}; --run latest plans the model you trained."
         )
         return 0
-    if chosen.batch_size < 0:
-        raise UsageError(f"--batch-size is {chosen.batch_size}, and must be at least 1.")
     if chosen.batch_size:
         config = replace(config, batch_size=chosen.batch_size, accumulate=1)
     show_plan(console, name, model, model_config, config, chosen.measure)
@@ -226,7 +221,7 @@ COMMANDS = {
 
 
 def _prepare():
-    """What must be settled before JAX loads: the allocator, and where compiled programs are kept from run to run."""
+    """Load JAX, when the allocator is settled, and where compiled programs are kept from run to run."""
     from minilm import allocator
     from minilm.data.fetch import cache_folder
 
@@ -234,6 +229,8 @@ def _prepare():
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    with unbroken():
+        import jax  # noqa: F401
 
 
 def _text(argument):

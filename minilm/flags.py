@@ -200,7 +200,7 @@ def parse(command: str, arguments: list[str], preset: str = "default"):
     return flags
 
 
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")  # flags that no beam heeds
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed")  # flags that no beam heeds
 
 
 def check_generate(chosen: Generate) -> None:
@@ -212,7 +212,22 @@ def check_generate(chosen: Generate) -> None:
     if chosen.beams and (unused := [name for name in DRAWING if getattr(chosen, name) != getattr(Generate, name)]):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise UsageError(f"--beams searches for the likeliest text and draws none, so leave out {flags}.")
+    if not chosen.beams and chosen.length_penalty != Generate.length_penalty:
+        raise UsageError("--length-penalty is of a search: name the --beams beside it, or leave it out.")
     check_seed(chosen.seed)
+
+
+def check_info(chosen: Info) -> None:
+    """Refuse flags of `info` that name no plan, or two."""
+    if chosen.preset and chosen.preset not in PRESETS:
+        close = nearest(chosen.preset, PRESETS)
+        raise UsageError(f"There is no preset {chosen.preset!r}{close}; there are {', '.join(PRESETS)}.")
+    if chosen.preset and chosen.run:
+        raise UsageError("--preset and --run both name what is to be planned: give one of them.")
+    if chosen.batch_size < 0:
+        raise UsageError(f"--batch-size is {chosen.batch_size}, and must be at least 1.")
+    if chosen.batch_size and not (chosen.preset or chosen.run):
+        raise UsageError("--batch-size is of a plan: name a --preset or a --run beside it.")
 
 
 def nearest(name: str, names) -> str:
@@ -260,7 +275,11 @@ def _unknown(command, kind, argument):
 def _defaults(arguments, preset):
     """What the flags of `train` start from: a preset, or the config of the run that is to go on."""
     name, folder = _value_of("--preset", arguments), _value_of("--resume", arguments)
+    if folder == "":
+        raise UsageError("--resume needs the folder of a run, or latest: it was given nothing.")
     if folder is None:
+        if _value_of("--from-step", arguments) is not None:
+            raise UsageError("--from-step says where a run goes on that --resume names: give both, or leave it out.")
         name = name or preset
         if name not in PRESETS:
             raise UsageError(f"There is no preset {name!r}{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}.")

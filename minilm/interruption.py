@@ -1,9 +1,13 @@
 """Ctrl-C and SIGTERM as a request that the loop answers when its step is whole."""
 
 import contextlib
+import gc
+import os
 import signal
 import subprocess
 import threading
+
+_LATER = 0.01  # seconds
 
 
 class Terminated(KeyboardInterrupt):
@@ -17,23 +21,50 @@ def signal_of(interrupt: KeyboardInterrupt) -> int:
 
 @contextlib.contextmanager
 def terminable():
-    """While it is entered, SIGTERM raises `Terminated`, so that what was begun is cleaned up, and a word said.
+    """While it is entered, SIGTERM raises `Terminated` and SIGINT `KeyboardInterrupt`, wherever the program is.
 
-    Without, it ends a process on the spot. A handler that another has set stays.
+    So what was begun is cleaned up, and a word said; by itself SIGTERM ends a process on the spot. Python prints and
+    forgets what is raised where it calls back by itself, at a collection of garbage (JAX has it collect its own then)
+    or in a finaliser. There the signal is put off until that is over. A handler that another has set stays.
     """
-
-    def terminate(number, _frame):
-        raise Terminated
-
+    usual = {
+        signal.SIGTERM: (signal.SIG_DFL, Terminated),
+        signal.SIGINT: (signal.default_int_handler, KeyboardInterrupt),
+    }
     free = threading.current_thread() is threading.main_thread()
-    if not free or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    ours = {number: usual[number] for number in usual if free and signal.getsignal(number) is usual[number][0]}
+
+    def interrupt(number, frame):
+        if _called_back(frame):
+            threading.Timer(_LATER, os.kill, (os.getpid(), number)).start()
+        else:
+            raise ours[number][1]
+
+    for number in ours:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, (before, _) in ours.items():
+            signal.signal(number, before)
+
+
+def _called_back(frame):
+    collectors = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in collectors or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextlib.contextmanager
+def unbroken():
+    """What would not bear to be interrupted, as the import of compiled code: the signal waits until it is whole."""
+    with Interruption() as interruption:
+        yield
+    if interruption.signal:
+        signal.raise_signal(interruption.signal)
 
 
 def run_child(command: list[str], environment: dict[str, str]) -> int:

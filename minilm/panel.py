@@ -207,4 +207,4 @@ def say_how_to_go_on(console: Console, folder, step: int) -> None:
     """After an interruption: what is saved, and the command that continues."""
     latest = run_folder.steps(folder)[-1].name.endswith(f"-{step:08d}")  # else it went back, and has not come further
     say(console, f"\nInterrupted; step {step} is saved. This goes on as if nothing had happened:\n")
-    say(console, f"    minilm train --resume {folder}{'' if latest else f' --from-step {step}'}\n")
+    say(console, f"    {run_folder.command_to_go_on(folder)}{'' if latest else f' --from-step {step}'}\n")

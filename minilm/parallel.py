@@ -124,8 +124,8 @@ def batch_sharding(batch, mesh: Mesh):
         if leaf.shape[-2] % ways:
             written = " × ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
             raise ValueError(
-                f"A batch of {leaf.shape[-2]} sequences doesn't divide over {written}: choose a batch size that is a "
-                f"multiple of {ways}."
+                f"A batch of {leaf.shape[-2]} sequences, or a part of one where steps accumulate, doesn't divide over "
+                f"{written}: choose a batch size of which each part is a multiple of {ways}."
             )
         along = SEQUENCE if SEQUENCE in mesh.axis_names else None
         _divisible(leaf.shape[-1] if along else 0, "positions", mesh)

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def folder_for(config: TrainConfig) -> Path:
     folder = Path(config.folder) if config.folder else _next_folder(Path("runs"), config.architecture.model)
     if os.path.exists(folder / "config.json"):  # no method of the path's, which raises where it may not look
         raise ValueError(
-            f"{folder} already holds a run: continue it with `minilm train --resume {folder}`, or name another."
+            f"{folder} already holds a run: continue it with `{command_to_go_on(folder)}`, or name another."
         )
     return folder
 
@@ -98,6 +99,15 @@ def steps(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first."""
     found = (run / "checkpoints").glob("step-*")
     return sorted(path for path in found if re.fullmatch(r"step-[0-9]+", path.name) and path.is_dir())
+
+
+def command_to_go_on(run: Path) -> str:
+    """What trains a run further, as a shell takes it.
+
+    >>> command_to_go_on(Path("runs/my texts"))
+    "minilm train --resume 'runs/my texts'"
+    """
+    return f"minilm train --resume {shlex.quote(str(run))}"
 
 
 def latest_run(root: Path | str = "runs") -> Path:

@@ -8,6 +8,7 @@ of its config and its corpus: interrupted and resumed, it ends with the same bit
 
 import functools
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Result:
     """Begin a run in a new folder: read the corpus, learn a tokenizer, train, measure, write samples."""
     run_folder.check_architecture(check(config).architecture)
     make_optimizer(config.optimization, config.steps)
-    _placement(config.mesh)
+    _placement(config)
     folder = run_folder.folder_for(config)
     with run_folder.begun(folder):
         corpus = prepare(config.data, folder)
@@ -133,7 +134,7 @@ def _build(config: TrainConfig, folder: Path) -> _Machine:
     model_config = run_folder.model_config(config.architecture, saved.vocab_size)  # which may be written down later
     loss = in_precision(functools.partial(model.loss, config=model_config), config.compute_dtype)
     optimizer = make_optimizer(config.optimization, config.steps)
-    place_state, place_batch = _placement(config.mesh)
+    place_state, place_batch = _placement(config)
     return _Machine(
         model_config=model_config,
         # One program for all parameters: from the compilation cache it takes half as long as theirs one by one.
@@ -154,7 +155,8 @@ def _run(config: TrainConfig, folder: Path, start: Path | None, console: Console
         then, said = "Nothing was saved yet", str(error.strerror or error).rstrip(".")
         if saved := checkpoint.steps(folder):
             flags = "" if run_folder.read_config(folder) == config else " and the flags of this time"
-            then = f"{saved[-1].name} is intact; mend that, then continue with `minilm train --resume {folder}`{flags}"
+            go_on = run_folder.command_to_go_on(folder)
+            then = f"{saved[-1].name} is intact; mend that, then continue with `{go_on}`{flags}"
         raise OSError(f"The run in {folder} had to stop: {said}. {then}.") from error
 
 
@@ -191,7 +193,7 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
             end = _end_of_call(step, config)
             state, metrics = machine.advance(state, machine.place_batch(_stack(batches, range(step, end), config)))
             metrics = jax.device_get(metrics)
-            _check_finite(metrics["loss"] + metrics["gradient_norm"], step + 1, folder)
+            _check_finite(metrics["loss"] + metrics["gradient_norm"], step + 1, folder, config)
             pace.made(end - step)
             history.add_steps(step, metrics, machine.learning_rate(np.arange(step, end)), pace.tokens_per_second)
             step, loss = end, float(metrics["loss"].mean())
@@ -200,7 +202,7 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
 
             if step % config.evaluate_every == 0 or step == config.steps:
                 measured = validate(state.params, config.evaluate_batches)
-                _check_finite(np.array([measured]), step, folder)
+                _check_finite(np.array([measured]), step, folder, config)
                 progress = progress.after(step, measured)
                 history.add_measurement(step, measured, corpus.validation.bits_per_byte(measured))
                 panel.say(measurement_in_words(step, measured, corpus, progress))
@@ -209,15 +211,14 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
         if interruption.signal:
             save()
 
-    draw_loss(history.records(), folder / "loss.png", f"{config.architecture.model} on {config.data.corpus}")
-    if interruption.signal:
-        say_how_to_go_on(console, folder, step)
-        return Result(folder, step, None, {}, [], interruption.signal)
     try:
-        return _conclude(config, folder, step, validate, corpus, console)
+        draw_loss(history.records(), folder / "loss.png", f"{config.architecture.model} on {config.data.corpus}")
+        if not interruption.signal:
+            return _conclude(config, folder, step, validate, corpus, console)
     except KeyboardInterrupt as interrupt:
-        say_how_to_go_on(console, folder, step)
-        return Result(folder, step, None, {}, [], signal_of(interrupt))
+        interruption.signal = signal_of(interrupt)
+    say_how_to_go_on(console, folder, step)
+    return Result(folder, step, None, {}, [], interruption.signal)
 
 
 def _begin(machine: _Machine, start: Path | None) -> tuple[TrainState, EarlyStopping]:
@@ -243,8 +244,8 @@ def _conclude(config, folder, step, validate, corpus, console) -> Result:
     for sample in samples:
         say(console, f"\n{config.prompt}{sample}")
     say(console, f"\nEverything is in {folder}: checkpoints, tokenizer, history.jsonl, loss.png.\n")
-    say(console, f'    minilm generate "{config.prompt}" --run {folder}')
-    say(console, f"    minilm train --resume {folder} --steps {2 * config.steps}\n")
+    say(console, f"    minilm generate {shlex.quote(config.prompt)} --run {shlex.quote(str(folder))}")
+    say(console, f"    {run_folder.command_to_go_on(folder)} --steps {2 * config.steps}\n")
     return Result(folder, step, validation, compared, samples, None)
 
 
@@ -265,13 +266,15 @@ def _samples(config, run) -> list[str]:
     return generate_text(run.model, run.params, run.config, run.tokenizer, prompts, **told)
 
 
-def _placement(mesh: str) -> tuple[Callable, Callable]:
+def _placement(config: TrainConfig) -> tuple[Callable, Callable]:
     """Two functions that put a state, and a batch, where they belong: on the one device, or spread over a mesh."""
-    if not mesh:
+    if not config.mesh:
         return jax.device_put, jax.device_put
-    from minilm.parallel import placement
+    from minilm.parallel import batch_sharding, make_mesh, placement
 
-    return placement(mesh)
+    part = config.batch_size // config.accumulate, config.architecture.context_length
+    batch_sharding(jax.ShapeDtypeStruct(part, int), make_mesh(config.mesh))  # refused before the corpus is read
+    return placement(config.mesh)
 
 
 # ── steps and batches ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -302,12 +305,15 @@ def _stopped_early(progress: EarlyStopping, config: TrainConfig) -> bool:
     return 0 < config.patience <= progress.waited
 
 
-def _check_finite(values: np.ndarray, first: int, folder: Path) -> None:
+def _check_finite(values: np.ndarray, first: int, folder: Path, config: TrainConfig) -> None:
     """Stop the run at the first value that is no number; what is saved stays as it is."""
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        then = "There is no checkpoint yet: begin anew as this time, with a lower --learning-rate"
+        muon = config.optimization.optimizer == "muon"
+        rates = "--matrix-learning-rate and --learning-rate" if muon else "--learning-rate"
+        then = f"There is no checkpoint yet: begin anew as this time, with a lower {rates}"
         if good := checkpoint.steps(folder):
-            go_on = f"minilm train --resume {folder} --learning-rate"
-            then = f"The last good checkpoint is {good[-1]}: try `{go_on}` with less than before"
+            flags = "" if run_folder.read_config(folder) == config else ", and the other flags of this time"
+            go_on = f"`{run_folder.command_to_go_on(folder)}` with a lower {rates}{flags}"
+            then = f"The last good checkpoint is {good[-1]}: go on with {go_on}"
         raise NotFiniteError(f"The loss or its gradient is not finite at step {first + bad[0]}. {then}.")

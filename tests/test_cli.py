@@ -1,19 +1,15 @@
 """The commands as their users type them, good and bad input alike."""
 
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from minilm import cli, flags, interruption
+from minilm import cli, flags
 from minilm.config import PRESETS
 
 
@@ -96,6 +92,10 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
         (["generate", "A", "--step", "nine"], r"--step is 'nine', and must be best, last, or the number"),
         (["generate", "A", "--samples", "0"], r"--samples is 0, and must be at least 1"),
         (["generate", "A", "--beams", "2", "--stop", ".", "--top-k", "3"], r"draws none, so leave out --top-k, --stop"),
+        (["generate", "A", "--beams", "2", "--seed", "3"], r"draws none, so leave out --seed"),
+        (["generate", "A", "--length-penalty", "-1"], r"--length-penalty is of a search: name the --beams beside it"),
+        (["info", "--preset", "quick", "--run", "latest"], r"both name what is to be planned: give one of them"),
+        (["info", "--batch-size", "4"], r"--batch-size is of a plan: name a --preset or a --run beside it"),
         (["info", "--preset", "quick", "--batch-size", "-4"], r"--batch-size is -4, and must be at least 1"),
         (
             ["train", "--steps", "many"],
@@ -103,6 +103,11 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
         ),
         (["train", "--learning-rate", "high"], r"--learning-rate takes a number, and was given 'high'"),
         (["train", "--tokenizer", "bpf"], r"invalid choice 'bpf' for argument '--tokenizer'. Expected one of"),
+        (["train", "--from-step", "3"], r"--from-step says where a run goes on that --resume names: give both"),
+        (
+            ["train", "--resume", "", "--steps", "9"],
+            r"--resume needs the folder of a run, or latest: it was given",
+        ),
         (["train", "--corpus"], r"Missing value for argument '--corpus'"),
         (["generate"], r"Missing from minilm generate: PROMPT The text to continue"),
         (["tokenize"], r"Missing from minilm tokenize: TEXT"),
@@ -263,94 +268,3 @@ def in_process(monkeypatch, folder, *arguments):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(cli, "_prepare", lambda: None)
     return cli.main(list(arguments))
-
-
-@pytest.fixture
-def sigint():
-    """A function that sets a handler of SIGINT, which shells leave ignored where they put tests in the background."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield lambda handler: signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("sigint")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_no_loop_notes_is_answered_in_a_word_when_all_is_cleaned_up(number, monkeypatch, capsys):
-    cleaned_up, before = [], [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    assert before[1] is signal.SIG_DFL, "else this would end the tests"
-
-    def command(rest):
-        try:
-            os.kill(os.getpid(), number)
-            time.sleep(10)
-        finally:
-            cleaned_up.append(True)
-
-    monkeypatch.setitem(cli.COMMANDS, "info", command)
-    assert cli.main(["info"]) == 128 + number
-    assert (cleaned_up, capsys.readouterr().err) == ([True], "minilm: interrupted.\n")
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_another_handler_of_sigterm_stays_and_a_thread_sets_none():
-    with interruption.terminable():
-        own = signal.getsignal(signal.SIGTERM)
-        with interruption.terminable():
-            assert signal.getsignal(signal.SIGTERM) is own
-        assert signal.getsignal(signal.SIGTERM) is own
-    ended = []
-
-    def thread():
-        with interruption.terminable():
-            ended.append(signal.getsignal(signal.SIGTERM))
-
-    running = threading.Thread(target=thread)
-    running.start()
-    running.join()
-    assert ended == [signal.SIG_DFL]
-
-
-def interrupted(program, folder, times):
-    """Run a child that touches `begun`, be told by SIGTERM so often behind that, and the seconds that it took."""
-
-    def terminate():
-        while not (folder / "begun").exists():
-            time.sleep(0.05)
-        for _ in range(times):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.5)
-
-    telling, start = threading.Thread(target=terminate), time.monotonic()
-    telling.start()
-    with interruption.terminable(), pytest.raises(interruption.Terminated), contextlib.chdir(folder):
-        interruption.run_child([sys.executable, "-c", program], dict(os.environ))
-    telling.join()
-    return time.monotonic() - start
-
-
-def test_a_child_is_told_to_end_and_may_clean_up(tmp_path, sigint):
-    program = """if True:
-        import pathlib, time
-        try:
-            pathlib.Path("begun").touch()
-            time.sleep(60)
-        finally:
-            time.sleep(0.5)
-            pathlib.Path("cleaned up").touch()"""
-    assert interrupted(program, tmp_path, times=1) < 30
-    assert (tmp_path / "cleaned up").exists()
-    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    assert interruption.run_child(killed, dict(os.environ)) == 137
-
-
-@pytest.mark.parametrize(("handler", "times"), [(signal.SIG_IGN, 1), (signal.default_int_handler, 2)])
-def test_a_child_that_does_not_listen_is_ended_all_the_same(handler, times, tmp_path, sigint):
-    """One that inherits that SIGINT is ignored is told by SIGTERM; one that ignores it by itself is killed."""
-    program = """if True:
-        import pathlib, signal, time
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        pathlib.Path("begun").touch()
-        time.sleep(60)"""
-    sigint(handler)
-    assert interrupted(program, tmp_path, times) < 30

@@ -115,6 +115,8 @@ def test_bad_input_is_named_in_a_sentence(tmp_path, monkeypatch):
     refused(b"abc\xe6\xbc\xa2\xe6(", ValueError, r"input.txt is not utf-8: byte 6")
     with pytest.raises(FileNotFoundError, match=r"no file, folder or match for 'nowhere\*'"):
         list(documents("nowhere*"))
+    with pytest.raises(ValueError, match="/dev/null is neither a file nor a folder: give its text by standard input"):
+        list(documents("/dev/null"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="name of the corpus is empty"):
         documents("")

@@ -189,5 +189,14 @@ def test_a_rule_that_does_not_divide_names_tensor_axis_and_sizes():
 def test_a_batch_that_does_not_divide_says_what_would():
     said = refusal("placement('data=4,fsdp=2')[1](jnp.ones((1, 1, 12, 5)))")
     assert said == (
-        "A batch of 12 sequences doesn't divide over data=4 × fsdp=2: choose a batch size that is a multiple of 8."
+        "A batch of 12 sequences, or a part of one where steps accumulate, doesn't divide over data=4 × fsdp=2: choose "
+        "a batch size of which each part is a multiple of 8."
+    )
+
+
+def test_the_parts_of_a_batch_are_asked_before_the_corpus_is_read():
+    told = "TrainConfig(mesh='data=2', batch_size=8, accumulate=8, data=DataConfig(corpus='nowhere'))"
+    said = refusal(f"from minilm import trainer; from minilm.config import *; trainer.train({told})")
+    assert said.startswith(
+        "A batch of 1 sequences, or a part of one where steps accumulate, doesn't divide over data=2: "
     )

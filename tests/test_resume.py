@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,7 +68,11 @@ def optimization(**changes):
     [
         (optimization(optimizer="sgdd"), "There is no optimizer 'sgdd'"),
         (optimization(optimizer="adamw"), r"saved under another optimizer: .* Go on with the --optimizer"),
-        (optimization(learning_rate=1e30, matrix_learning_rate=1e30), "not finite at step 6"),
+        (
+            optimization(learning_rate=1e30, matrix_learning_rate=1e30),
+            r"not finite at step 6\. .* `minilm train --resume .*` with a lower --matrix-learning-rate and "
+            r"--learning-rate, and the other flags of this time\.$",
+        ),
         ({"mesh": "data=64"}, "The mesh data=64 needs 64 devices"),
         ({"samples": 1, "prompt": 13 * "a"}, "--prompt: The prompt has 13 tokens, and the model's context of 12"),
         (
@@ -241,6 +247,21 @@ def test_interrupted_as_soon_as_it_went_back_a_run_says_from_where_it_goes_on(lo
     assert f"minilm train --resume {longer} --from-step 4\n" in printed.getvalue()
     trainer.resume(longer, console=Console(file=printed, width=200))
     assert f"minilm train --resume {longer}\n" in printed.getvalue()
+
+
+def test_interrupted_where_its_loss_is_drawn_a_run_says_how_it_goes_on(run, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    renamed, printed = run.with_name("a run, 'mine'"), io.StringIO()
+    run.rename(renamed)
+    monkeypatch.setattr(trainer, "draw_loss", interrupt)
+    result = trainer.resume(
+        renamed, replace(run_folder.read_config(renamed), steps=8), console=Console(file=printed, width=200)
+    )
+    assert (result.step, result.exit_code) == (8, 130)
+    command = re.search(r"step 8 is saved\. .*\n\n    (minilm train .*)\n", printed.getvalue())
+    assert shlex.split(command[1]) == ["minilm", "train", "--resume", str(renamed)]
 
 
 def test_a_run_that_another_process_is_at_is_refused_and_left_to_it(run):

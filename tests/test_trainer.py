@@ -144,7 +144,7 @@ def test_a_run_tells_its_device_data_parameters_losses_baselines_samples_and_how
         r"bigram",
         r"xz",
         r"the model",
-        r'minilm generate "the model" --run',
+        r"minilm generate 'the model' --run",
         r"minilm train --resume .* --steps 24",
     ]:
         assert re.search(expected, printed), f"{expected!r} is not in\n{printed}"

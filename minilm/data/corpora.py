@@ -148,6 +148,8 @@ def _files(source):
         return found
     if path.is_file():
         return [path]
+    if path.exists():
+        raise ValueError(f"{source} is neither a file nor a folder: give its text by standard input, as '-'.")
     found = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file())
     if not found:
         raise FileNotFoundError(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 from minilm.layers.linear_attention.delta_net import (
     GatedDeltaParams,
+    _unit,
     delta_mixer,
     gated_delta_mixer,
     init_delta,
@@ -76,7 +77,15 @@ def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ(name):
 
 @each_mixer
 def test_unless_told_a_mixer_has_a_convolution_of_four_and_chunks_make_no_difference_to_it(name):
-    assert_one_mixer(KINDS[name](g=G, k=K, v=V), KINDS[name](g=G, k=K, v=V, convolution=4, chunk=4), D)
+    told = {"convolution": 4, "chunk": 4} | ({"fastest": 16.0} if name == "gated" else {})
+    assert_one_mixer(KINDS[name](g=G, k=K, v=V), KINDS[name](g=G, k=K, v=V, **told), D)
+
+
+def test_keys_of_few_bits_have_length_one_as_float32_says():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((50, 64)), jnp.bfloat16)
+    wide = np.asarray(x, np.float32)
+    expected = jnp.asarray(wide / np.sqrt((wide**2).sum(-1, keepdims=True) + 1e-6), jnp.bfloat16)
+    np.testing.assert_array_equal(_unit(x), expected)
 
 
 @few

@@ -133,7 +133,7 @@ def test_mixers_are_made_of_the_heads_that_they_are_told_and_based_of_narrow_one
 
 
 def test_a_convolution_of_four_is_mamba_2s_unless_told_and_chunks_make_no_difference():
-    assert_one_mixer(mamba2_mixer(g=G, k=K, v=V), mamba2_mixer(g=G, k=K, v=V, width=4, chunk=4), D)
+    assert_one_mixer(mamba2_mixer(g=G, k=K, v=V), mamba2_mixer(g=G, k=K, v=V, width=4, chunk=4, fastest=16.0), D)
     assert_one_mixer(retention_mixer(g=G, k=K, v=V), RETNET, D)
 
 

@@ -154,6 +154,12 @@ def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():
     assert_lawful(MIXER, D, documents=False)
 
 
+def test_nothing_is_held_before_the_first_token():
+    """Which no output tells of a state whose columns are alike: each head's norm takes that away."""
+    state = MIXER.init_state(drawn_params(MIXER, D), LONG)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state))
+
+
 def test_each_head_of_the_mixer_is_normalised_by_itself():
     """What one head writes, however loud, leaves what the other adds to the output as it was."""
     params = drawn_params(MIXER, D)

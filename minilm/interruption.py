@@ -1,13 +1,12 @@
 """Ctrl-C and SIGTERM as a request that the loop answers when its step is whole."""
 
 import contextlib
-import gc
-import os
 import signal
 import subprocess
+import sys
 import threading
 
-_LATER = 0.01  # seconds
+_MOMENT = 0.01  # seconds
 
 
 class Terminated(KeyboardInterrupt):
@@ -23,9 +22,9 @@ def signal_of(interrupt: KeyboardInterrupt) -> int:
 def terminable():
     """While it is entered, SIGTERM raises `Terminated` and SIGINT `KeyboardInterrupt`, wherever the program is.
 
-    So what was begun is cleaned up, and a word said; by itself SIGTERM ends a process on the spot. Python prints and
-    forgets what is raised where it calls back by itself, at a collection of garbage (JAX has it collect its own then)
-    or in a finaliser. There the signal is put off until that is over. A handler that another has set stays.
+    So what was begun is cleaned up, and a word said; by itself SIGTERM ends a process on the spot. Where Python calls
+    back by itself, at a collection of garbage (JAX has it collect its own then) or as an object goes, it prints what is
+    raised and forgets it. That is heard of here, and raised again a moment later. A handler that another has set stays.
     """
     usual = {
         signal.SIGTERM: (signal.SIG_DFL, Terminated),
@@ -33,38 +32,48 @@ def terminable():
     }
     free = threading.current_thread() is threading.main_thread()
     ours = {number: usual[number] for number in usual if free and signal.getsignal(number) is usual[number][0]}
+    main, hook, forgotten, reminders = threading.get_ident(), sys.unraisablehook, [], []
 
-    def interrupt(number, frame):
-        if _called_back(frame):
-            threading.Timer(_LATER, os.kill, (os.getpid(), number)).start()
-        else:
-            raise ours[number][1]
+    def interrupt(number, _frame):
+        raise ours[number][1]
+
+    def hear(unraisable):
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            return hook(unraisable)
+        forgotten.append(signal_of(unraisable.exc_value))
+        reminders.append(threading.Timer(_MOMENT, remind))
+        reminders[-1].start()
+
+    def remind():
+        signal.pthread_kill(main, forgotten.pop())  # which ends a sleep too
 
     for number in ours:
         signal.signal(number, interrupt)
+    if ours:
+        sys.unraisablehook = hear
     try:
         yield
     finally:
+        for reminder in reminders:
+            reminder.cancel()
+            reminder.join()
         for number, (before, _) in ours.items():
             signal.signal(number, before)
-
-
-def _called_back(frame):
-    collectors = {getattr(callback, "__code__", None) for callback in gc.callbacks}
-    while frame is not None:
-        if frame.f_code in collectors or frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
+        sys.unraisablehook = hook
+    if forgotten:
+        raise ours[forgotten.pop()][1]
 
 
 @contextlib.contextmanager
 def unbroken():
     """What would not bear to be interrupted, as the import of compiled code: the signal waits until it is whole."""
-    with Interruption() as interruption:
-        yield
-    if interruption.signal:
-        signal.raise_signal(interruption.signal)
+    interruption = Interruption()
+    try:
+        with interruption:
+            yield
+    finally:
+        if interruption.signal:
+            signal.raise_signal(interruption.signal)
 
 
 def run_child(command: list[str], environment: dict[str, str]) -> int:

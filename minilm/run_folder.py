@@ -27,11 +27,15 @@ from minilm.models import MODELS
 def folder_for(config: TrainConfig) -> Path:
     """The folder that the config names, or runs/<model>-<number>; one that already holds a run is refused."""
     folder = Path(config.folder) if config.folder else _next_folder(Path("runs"), config.architecture.model)
+    _check_empty(folder)
+    return folder
+
+
+def _check_empty(folder):
     if os.path.exists(folder / "config.json"):  # no method of the path's, which raises where it may not look
         raise ValueError(
             f"{folder} already holds a run: continue it with `{command_to_go_on(folder)}`, or name another."
         )
-    return folder
 
 
 @contextlib.contextmanager
@@ -43,13 +47,15 @@ def begun(folder: Path):
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = set(folder.iterdir())
+        os.listdir(folder)
     except OSError as error:
         _remove_empty(made)
         raise ValueError(
             f"The run cannot have the folder {folder}: {error.strerror}. Give --folder another, where you may write."
         ) from error
     with alone(folder):
+        _check_empty(folder)  # again, for another process may have been faster
+        there = set(folder.iterdir())
         try:
             yield
         except BaseException:
@@ -63,24 +69,34 @@ def begun(folder: Path):
 @contextlib.contextmanager
 def alone(folder: Path):
     """A run's folder for this process alone, until it ends, however it does; refused where another has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock(descriptor, folder)
+        descriptor = _locked(folder)
+    except (BlockingIOError, FileNotFoundError):  # or one that was, and took the folder with it
+        raise ValueError(
+            f"Another process is at the run in {folder}, and two would write over each other: wait until it ends, or "
+            f"name another folder."
+        ) from None
+    try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor, folder):
+def _locked(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"Another process is at the run in {folder}, and two would write over each other: wait until it ends, or "
-            f"name another folder."
-        ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # some file systems know no locks
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            return descriptor
+        raise FileNotFoundError(folder)
     except OSError:
-        pass  # some file systems know no locks
+        os.close(descriptor)
+        raise
 
 
 def _remove_empty(folders):

@@ -93,13 +93,14 @@ def resume(
 ) -> Result:
     """Go on with a run from its last checkpoint or another; with its own config, or one that trains it further.
 
-    A config that differs is written down just before the first checkpoint that it leads to. What is refused, or
-    crashes, before then leaves the run as it was when it last saved; after it, the run goes on as it was told. Where it
-    goes back, the later checkpoints and their history stay until then too: no kill mixes them with the new ones.
+    A config that differs is written down just before the first checkpoint that it leads to, or when an interruption
+    comes before that; what is refused, or crashes, leaves the run as it last saved. Where it goes back, the later
+    checkpoints and their history stay until then too: no kill mixes them with the new ones.
     """
     folder = Path(folder)
-    saved = run_folder.read_config(folder)
+    run_folder.read_config(folder)  # it may be the folder of no run
     with run_folder.alone(folder):
+        saved = run_folder.read_config(folder)
         start = checkpoint.find(folder, from_step)
         config = check_changes(config or saved, saved)
         run_folder.check_same_run(folder, saved, config, int(start.name.removeprefix("step-")))

@@ -97,7 +97,7 @@ def test_a_chunk_longer_than_the_cache_is_refused():
 
 @pytest.mark.parametrize("sequences", [1, 2])
 @pytest.mark.parametrize("g", [1, 2])
-def test_a_token_is_written_into_the_cache_and_not_into_a_copy(g, sequences):
+def test_a_token_is_written_into_a_cache_of_float32_and_not_into_a_copy(g, sequences):
     params = init_multi_head(jax.random.key(0), D, g=g, r=3, k=16, v=16)
     cache, one = init_cache(params, 4096), (jnp.zeros((1, D), jnp.float32), Tokens.arange(1))
     cache, (x, tokens) = jax.tree.map(lambda a: jnp.stack([a] * sequences), (cache, one))

@@ -282,9 +282,12 @@ def test_texts_that_nobody_sees_are_asked(text):
 
 def test_what_cannot_be_asked_is_refused_in_a_sentence():
     settings: list[tuple[str, Any]] = [("examples", 0), ("lengths", ()), ("lengths", (0, 2)), ("dtype", "int32")]
-    for name, value in (*settings, ("dtype", "float99")):
+    settings += [("dtype", dtype) for dtype in ("float99", "int4", "V8", "(2,)f8", "f8,f4", "float8_e8m0fnu")]
+    for name, value in settings:
         with pytest.raises(ValueError, match=f"`{name}`"):
             laws.Search(**{name: value})
+    for dtype in ("bfloat16", "float8_e4m3fn", "float16", "float32", "float64"):
+        laws.Search(dtype=dtype)
     with pytest.raises(ValueError, match="at least 1, but it is -1"):
         laws.check(np.tanh, d=D, window=-1, search=FEW)
     with pytest.raises(ValueError, match="`specials`"):

@@ -281,6 +281,11 @@ def test_where_another_process_begins_a_run_none_begins_and_its_files_stay(run, 
         assert (tmp_path / "other" / "tokenizer.json").read_text() == "of the first"
 
 
+def test_a_run_that_another_process_began_meanwhile_is_not_begun_over(run):
+    with pytest.raises(ValueError, match="already holds a run: continue it"):
+        run_folder.begun(run).__enter__()
+
+
 def test_a_file_system_that_knows_no_locks_does_not_keep_a_run_from_going_on(run, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")

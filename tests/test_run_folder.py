@@ -235,3 +235,18 @@ def test_a_description_that_fits_nothing_says_what_was_expected(name, contents, 
     read = run_folder.read_config if name == "config.json" else run_folder.read_model
     with pytest.raises(ValueError, match=sentence):
         read(tmp_path)
+
+
+def test_a_folder_that_its_last_process_took_with_it_is_refused(tmp_path, monkeypatch):
+    opened = os.open
+
+    def lose(path, flags):
+        descriptor = opened(path, flags)
+        os.rename(path, tmp_path / "of the first")
+        os.mkdir(path)
+        return descriptor
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(run_folder.os, "open", lose)
+    with pytest.raises(ValueError, match="Another process is at the run in"):
+        run_folder.alone(tmp_path / "run").__enter__()

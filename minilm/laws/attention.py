@@ -164,7 +164,8 @@ def grouped_equals_repeated(
 
     `attend(q: (g·r, t, k), k: (g or g·r, s, k), v) -> (g·r, t, v)`, without a mask. Another key/value head moves the r
     query heads that share it, and no other; so do another query head its own output and another value head. (Each head
-    may be a function of its own, with its own slope or sink.)
+    may be a function of its own, with its own slope or sink. Heads that mix, as talking heads do, each depend on all:
+    they are not this law's subject.)
     """
 
     @st.composite
@@ -215,7 +216,8 @@ def _one_head_at_a_time(attend, g, r, k, search):
             pairs = zip(array(attend(*case.values())), array(attend(*changed.values())), strict=True)
             moved = {h for h, (before, after) in enumerate(pairs) if (before != after).any()}
             if strangers := moved - readers:
-                return f"output head {min(strangers)} changes with {part}[{head}], which it does not share"
+                sentence = f"output head {min(strangers)} changes with {part}[{head}], which it does not share"
+                return f"{sentence} (heads that mix, as talking heads do, are not its subject)"
             silent -= moved
             if not silent:
                 return None

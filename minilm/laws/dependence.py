@@ -1,11 +1,12 @@
 """Laws of dependence: what an output of a mixer f(x: (t, d)) -> (t, d) may know of its inputs, and what it must."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import BITWISE, DRAWS, USUAL, Search, apart, array, for_each, forall
+from minilm.laws.search import BITWISE, DRAWS, USUAL, Search, apart, array, for_each, forall, raised
 
 BEYOND = 16  # tokens more than a window, by which it must have slid
 
@@ -205,8 +206,11 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
     $$ f(x)_i \text{ depends on } x_j \iff i - w < j \le i $$
 
     Many configurations mean something else by w: Hugging Face and minilm count the token itself, while
-    FlashAttention's and `jax.nn`'s `(left, right)` do not (`left = w - 1`). In a stack, windows add up. Every output is
-    asked, of w + `BEYOND` tokens or the longest of `search.lengths`, whichever is longer.
+    FlashAttention's and `jax.nn`'s `(left, right)` do not (`left = w - 1`). In a stack, windows add up.
+
+    Every output is asked, with the usual lengths of w + `BEYOND` tokens. With lengths of your own it is the longest of
+    them that decides, and none longer is asked, as a table of positions may want; where it is not more than w, so that
+    nothing would slide, w + 3 tokens are asked.
 
     Raises:
       ValueError: for a w below 1.
@@ -214,12 +218,12 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
     if w < 1:
         raise ValueError(f"A window counts the token itself, so it is at least 1, but it is {w}.")
     name = "window honoured"
-    longest = max(*search.lengths, w + BEYOND)
+    longest = _longest(w, search)
 
     @st.composite
     def inputs(draw):
-        longer = {t for t in search.lengths if t > w}
-        x = draw(search.array(draw(st.sampled_from(sorted({w + 1, w + 2, w + 3, longest, *longer}))), d))
+        lengths = {t for t in (w + 1, w + 2, w + 3, *search.lengths, longest) if w < t <= longest}
+        x = draw(search.array(draw(st.sampled_from(sorted(lengths))), d))
         j = draw(st.integers(0, len(x) - 1))
         return {"x": x, "changed": np.concatenate([x[:j], draw(search.loud(1, d)), x[j + 1 :]]), "at": [j]}
 
@@ -236,7 +240,7 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
     def too_many_or_too_few(x, changed, at):
         silent = _reached(len(x), w, at)
         for n in range(DRAWS):
-            before, after = (array(mixer(one)) for one in ((x, changed) if n == 0 else far_apart(n, at)))
+            before, after = output(n), array(mixer(changed if n == 0 else far_apart(n, at)[1]))
             if sentence := leak(before, after, at):
                 return sentence
             silent &= (before == after).all(-1)
@@ -246,6 +250,10 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
         j = max(j for j in at if j <= i)
         return f"output {i} does not change with input {j}, which a window of {w} reaches"
 
+    @cache
+    def output(n):
+        return array(mixer(far_apart(n, [])[0]))
+
     def far_apart(n, at):
         """Draw n, and the same with those inputs changed, in every second draw to something loud."""
         rng = np.random.default_rng(n)
@@ -254,12 +262,29 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
         changed[at] = rng.normal(size=(len(at), d)) * (1e4 if n % 2 else 1)
         return x, changed
 
-    forall(name, inputs(), too_many, search)
+    def hinting(violation):
+        def hinted(x, changed, at):
+            try:
+                return violation(x, changed, at)
+            except Exception as error:
+                rows = f"a table of fewer rows is asked with `search=Search(lengths=...)`, the longest more than {w}"
+                return raised(error) + (f" (of {len(x)} tokens; {rows})" if len(x) > max(search.lengths) else "")
+
+        return hinted
+
+    forall(name, inputs(), hinting(too_many), search)
     # So far apart that no window reaches two of them, whose outputs therefore know which one it was.
     step = 2 * w + BEYOND
     every = (list(range(first, longest, step)) for first in range(min(step, longest)))
     cases = ({**dict(zip(("x", "changed"), far_apart(0, at), strict=True)), "at": at} for at in every)
-    for_each(name, cases, too_many_or_too_few)
+    for_each(name, cases, hinting(too_many_or_too_few))
+
+
+def _longest(w, search):
+    """How many tokens a window is asked of."""
+    if search.lengths == USUAL.lengths:
+        return w + BEYOND
+    return max(search.lengths) if max(search.lengths) > w else w + 3
 
 
 def _reached(t, w, at):

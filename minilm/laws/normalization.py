@@ -58,6 +58,8 @@ def direction_kept(norm: Callable, *, d: int, centred: bool = False, search: Sea
     $$ \mathrm{norm}(x) = c\, x \quad\text{or}\quad \mathrm{norm}(x) = c\, (x - \bar x), \qquad c > 0 $$
 
     The second is for one that removes the mean, `centred=True`. Each row has a c of its own, whatever the other rows.
+    A norm over groups (Mamba-2's gated one, a group norm) has a c for each group and turns the row: it is asked as a
+    function of one group, `lambda x: norm(np.tile(x, groups))[..., :d]`, where d is the width of a group.
     """
 
     def violation(x):
@@ -68,8 +70,9 @@ def direction_kept(norm: Callable, *, d: int, centred: bool = False, search: Sea
         if y.shape != x.shape:
             return f"the output has shape {y.shape} where {x.shape} was expected"
         phrase = apart(_unit(y).astype(y.dtype), _unit(rows).astype(y.dtype))
-        hint = "" if centred else " (one that removes the mean is given with `centred=True`)"
-        return phrase and f"the direction of the output {phrase} from that of {what}{hint}"
+        hint = "" if centred else "one that removes the mean is given with `centred=True`, "
+        hint = f"({hint}a norm over groups as a function of one group)"
+        return phrase and f"the direction of the output {phrase} from that of {what} {hint}"
 
     known = np.random.default_rng(0).normal(size=(2, 3, d)).astype(search.dtype)
     forall("direction kept", _rows(d, search), violation, search, known=({"x": known},))

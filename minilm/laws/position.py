@@ -39,7 +39,8 @@ def rotary_depends_on_distance(rotate: Callable, *, k: int = 4, furthest: int = 
         if phrase := apart(np.sqrt(_products(a, a)), np.sqrt(_products(x[0], x[0])), inputs=exact):
             return f"the length of a rotated row {phrase} from its length before"
         if phrase := apart(_products(a, b), _products(e, f), inputs=exact):
-            return f"the score of positions {position[0]} and {position[1]} {phrase} from that {c} further on"
+            hint = _of_a_table(position.max() + c, furthest)
+            return f"the score of positions {position[0]} and {position[1]} {phrase} from that {c} further on{hint}"
         phrase = apart(b, alone[0], inputs=exact)
         return phrase and f"row 1, at position {position[1]}, {phrase} from the same row at the same position alone"
 
@@ -48,7 +49,8 @@ def rotary_depends_on_distance(rotate: Callable, *, k: int = 4, furthest: int = 
         scores, expected = _products(y[1:], y[:-1]), _products(start[1:], start[:-1])
         phrase = apart(scores, np.repeat(expected, len(scores)), inputs=(np.abs(x).max() ** 2 * k * furthest,))
         at = first + int(np.abs(scores - expected).argmax())
-        return phrase and f"the score of positions {at} and {at + 1} {phrase} from that of 0 and 1"
+        hint = _of_a_table(at + 1, furthest)
+        return phrase and f"the score of positions {at} and {at + 1} {phrase} from that of 0 and 1{hint}"
 
     def beginning(x, position):
         y = turned(x, position)
@@ -90,7 +92,8 @@ def bias_depends_on_distance(bias: Callable, *, furthest: int = 2047, search: Se
         times = max(1, (max(query.max(), key.max()) + c) / NEAR - 1)
         exact = (np.abs(whole.astype(np.float64)) * times,)
         if phrase := apart(given(query + c, key + c), whole, inputs=exact):
-            return f"the bias of positions moved by {c} {phrase} from the bias before"
+            hint = _of_a_table(max(query.max(), key.max()) + c, furthest)
+            return f"the bias of positions moved by {c} {phrase} from the bias before{hint}"
         phrase = apart(given(query[-1:], key), whole[..., -1:, :])
         return phrase and f"the bias of the last query {phrase} from the same query's bias alone"
 
@@ -126,10 +129,15 @@ def _up_to(furthest, function):
         try:
             return array(function(*arguments))
         except IndexError as error:
-            sentence = f"{error} (a table that ends before position {furthest} is asked with its own `furthest=`)"
-            raise IndexError(sentence) from error
+            raise IndexError(f"{error}{_of_a_table(furthest, furthest)}") from error
 
     return asked
+
+
+def _of_a_table(last, furthest):
+    """What to do if the last position asked is not in a table, which JAX does not report: it repeats the last row."""
+    hint = f" (a table that ends before position {furthest} is asked with its own `furthest=`)"
+    return hint if last > min(NEAR, furthest - 1) else ""
 
 
 def _products(a, b):

@@ -79,6 +79,7 @@ def check(
       d: the width of its input.
       causal: claims that no output depends on a later input.
       window: claims that output i depends on exactly the inputs i − window + 1 to i; 1 if it means to mix nothing.
+        Asked of window + 16 tokens, or of the longest of `search.lengths` if they are your own.
       equivariant: claims that it has neither positions nor a mask.
       weights: x -> (..., t, s), the attention weights.
       grad: (x, d_y) -> d_x, its gradient.

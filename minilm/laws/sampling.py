@@ -1,12 +1,15 @@
 """Laws of samplers: any sample(key: int, logits: (n,)) -> a token."""
 
+import operator
 from collections.abc import Callable
+from contextlib import suppress
+from numbers import Number
 from statistics import NormalDist
 
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import FALSE_ALARM, USUAL, Search, array, for_each, forall
+from minilm.laws.search import FALSE_ALARM, USUAL, Search, for_each, forall
 
 VOCABULARY = 6
 MOVES = (0, -1000, 1000)  # added to all logits, which changes no probability
@@ -125,7 +128,13 @@ def same_key_same_token(sample: Callable, *, n: int = VOCABULARY, search: Search
 
 def _token(sampled):
     """The token as a Python number, whole or not: rounding would hide one that is no token."""
-    return array(sampled).item()
+    with suppress(TypeError):
+        return operator.index(sampled)
+    if hasattr(sampled, "item"):  # of a tensor, wherever it lies
+        return sampled.item()
+    if hasattr(sampled, "__int__") and not isinstance(sampled, Number):
+        return int(sampled)
+    return np.asarray(sampled).item()
 
 
 def _moved(logits, by, search):

@@ -48,14 +48,15 @@ class LawBroken(AssertionError):  # noqa: N818, the sentence reads better so
         super().__init__("\n".join([f"{law}: {sentence}", *(_line(name, value) for name, value in inputs.items())]))
 
 
-def _kind(dtype):
-    """The kind of a dtype by its name; empty where there is none. NumPy knows bfloat16 once ml_dtypes is imported."""
+def _holds_fractions(dtype):
+    """Whether a dtype is one of floating point, by a number. NumPy knows bfloat16 once ml_dtypes is imported."""
     with suppress(ImportError):
         import ml_dtypes  # noqa: F401
     try:
-        return np.dtype(dtype).kind
-    except TypeError:
-        return ""
+        # V is how NumPy sees bfloat16, but records and integers of four bits too.
+        return np.dtype(dtype).kind in "fV" and float(np.array(-1.5).astype(dtype)) == -1.5
+    except (TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Search:
     """How hard a law looks.
 
     Attributes:
-      lengths: how long sequences may be, shortest first; a compiled function is compiled once for each.
+      lengths: how long sequences may be, shortest first; a compiled function is compiled once for each. Longer ones
+        are asked by `window_honoured` alone, which says when.
       examples: how many inputs are tried before a law is said to hold.
       dtype: of the inputs handed to your function; results are judged by the dtype that comes back.
     Raises:
@@ -79,7 +81,7 @@ class Search:
             raise ValueError(f"`lengths` are one or more numbers from 1 on, but they are {self.lengths!r}.")
         if self.examples < 1:
             raise ValueError(f"A law looks at 1 example or more, but `examples` is {self.examples!r}.")
-        if _kind(self.dtype) not in ("f", "V"):  # V is how NumPy sees bfloat16
+        if not _holds_fractions(self.dtype):
             raise ValueError(f"`dtype` is one of floating point, such as 'float32', but it is {self.dtype!r}.")
 
     def array(self, *shape: int, odd: bool = False) -> st.SearchStrategy:
@@ -139,8 +141,16 @@ def shortened(value: Any) -> str:
 
 
 def array(result: Any) -> np.ndarray:
-    """A copy, as NumPy sees it, for the next call may write to the same memory; a PyTorch tensor leaves its graph."""
-    return np.asarray(result.detach() if hasattr(result, "detach") else result).copy()
+    """A copy, as NumPy sees it, for the next call may write to the same memory.
+
+    A PyTorch tensor leaves its graph and its device.
+    """
+    return np.asarray(result.detach().cpu() if hasattr(result, "detach") else result).copy()
+
+
+def raised(error: Exception) -> str:
+    """What an error of a function says, as a sentence."""
+    return f"the function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
@@ -211,7 +221,7 @@ def _sentence(violation, case):
     try:
         return violation(**case) or ""
     except Exception as error:
-        return f"the function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return raised(error)
 
 
 def _quiet(search):

@@ -125,6 +125,8 @@ def t5_bucket(
       n_buckets, bidirectional, max_distance: as in `t5_relative`.
     Returns:
       the bucket, from 0 to n_buckets − 1.
+    Raises:
+      ValueError: for more buckets of one distance each than there are distances.
 
     Reference: `minilm.reference.attention.biases.t5_bucket`.
 
@@ -138,6 +140,11 @@ def t5_bucket(
     else:
         ahead = 0
         n = jnp.maximum(-distance, 0)
+    if n_buckets // 2 > max_distance:
+        raise ValueError(
+            f"of the {n_buckets} buckets of a direction {n_buckets // 2} are of one distance each: expected at most "
+            f"max_distance, {max_distance}, of those"
+        )
     boundaries = jnp.array(_boundaries(n_buckets, max_distance), n.dtype)
     return ahead + (n[..., None] >= boundaries).sum(-1, dtype=n.dtype)
 
@@ -146,11 +153,6 @@ def _boundaries(n_buckets, max_distance):
     """The smallest distances in buckets 1, 2, ...: n enters e + j when (n / e)^(N − e) >= (D / e)^j."""
     e = n_buckets // 2
     width = n_buckets - e
-    if e > max_distance:
-        raise ValueError(
-            f"of the {n_buckets} buckets of a direction {e} are of one distance each: expected at most max_distance, "
-            f"{max_distance}, of those"
-        )
     wide = [
         next(n for n in range(e, max_distance + 1) if n**width * e**j >= max_distance**j * e**width)
         for j in range(1, width)

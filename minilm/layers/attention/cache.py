@@ -43,7 +43,8 @@ def write_slots(
     $$ Y_{:,\, \mathrm{slot}(t)} = X_{:,\, t} $$
 
     A row that no slot takes is written with them. A single row, of a batch of one sequence, XLA's CPU compiler would
-    write in a copy of all the cache: of 8,192 slots, thirty times as slow a step.
+    write in a copy of all the cache: among 8,192 slots, thirty times as slow a step. (That is of float32; where slots
+    are narrower it copies them whatever is written.)
 
     Args:
       held: what the slots hold, `(g, s, k)`.

@@ -7,9 +7,10 @@ from collections import defaultdict
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.attention import quality_views
+from benchmarks.attention import quality_views, views
 
 DECODED_AT = 4096  # the context at which the time of a token is read
+MARKERS = "osD^v<>"  # as many as share no divisor with the ten colours: seventy names look different
 
 
 def plots(rows: list[dict], measured: list[dict]) -> dict[str, bytes]:
@@ -53,21 +54,18 @@ def _recall(records, names):
     for record in records:
         row = record["row"]
         tasks[f"{row['task']}, {quality_views.sizes(row)}{quality_views.match(row)}"].append(record)
-    columns = min(2, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = Figure(figsize=(8 * columns, 4.2 * lines), dpi=90, layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, (title, group) in zip(panels, tasks.items(), strict=False):
+    heights = [3.6 + len(group) / 20 for group in tasks.values()]
+    figure = Figure(figsize=(10, sum(heights)), dpi=90, layout="constrained")
+    panels = figure.subplots(len(tasks), squeeze=False, height_ratios=heights).flat
+    for axes, (title, group) in zip(panels, tasks.items(), strict=True):
         _points(axes, group, names, lambda row: row["state_bytes"], lambda row: row["accuracy"])
         chance = group[0]["row"]["chance"]
         axes.axhline(chance["value"], ls="--", lw=0.8, color="gray", label="knows the values, not the binding")
         axes.axhline(chance["token"], ls=":", lw=0.8, color="gray", label="any token")
         axes.set(xscale="log", xlabel="bytes of state", ylabel="accuracy", ylim=(0, 1.05))
         far = _farthest(axes, group, names)
-        axes.set_title(title + (f" (×: at {far})" if far else ""), fontsize=8)
+        axes.set_title(title + (f" (×: at {far})" if far else ""), fontsize=9, loc="left")
         _legend(axes)
-    for axes in figure.axes[len(tasks) :]:
-        axes.set_axis_off()
     return _png(figure)
 
 
@@ -98,14 +96,17 @@ def _points(axes, records, names, x, y):
         place = names.index(record["row"]["variant"])
         values = [y(cell) for cell in record["seeds"]]
         mean = statistics.mean(values)
-        style = {"color": f"C{place % 10}", "marker": "osD^v"[place % 5], "capsize": 3, "linestyle": ""}
+        style = {"color": f"C{place % 10}", "marker": MARKERS[place % len(MARKERS)], "capsize": 3, "linestyle": ""}
         style |= {"fillstyle": "none", "markersize": 5 + 2 * (place % 3)}  # of equals, one is seen within the other
         around = [[mean - min(values)], [max(values) - mean]]
         axes.errorbar([x(record["row"])], [mean], around, label=record["row"]["variant"], **style)
 
 
 def _legend(axes):
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside, for points lie close together
+    many = len(axes.get_legend_handles_labels()[1]) > views.MANY
+    beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}  # for points lie close together
+    below = {"loc": "upper left", "bbox_to_anchor": (-0.06, -0.16), "ncols": 3}
+    axes.legend(fontsize=7, **(below if many else beside))
 
 
 def _png(figure):

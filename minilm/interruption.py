@@ -38,9 +38,10 @@ def terminable():
         raise ours[number][1]
 
     def hear(unraisable):
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        raised = unraisable.exc_value
+        if not isinstance(raised, KeyboardInterrupt) or signal_of(raised) not in ours:
             return hook(unraisable)
-        forgotten.append(signal_of(unraisable.exc_value))
+        forgotten.append(signal_of(raised))
         reminders.append(threading.Timer(_MOMENT, remind))
         reminders[-1].start()
 

@@ -195,6 +195,18 @@ def test_a_signal_that_python_forgot_does_not_outlive_the_command():
     time.sleep(0.1)  # in which nothing more comes
 
 
+def test_what_a_handler_of_another_raises_where_python_forgets_it_stays_forgotten(sigint, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    sigint(interrupt)
+    with interruption.terminable():
+        Finalised(lambda: os.kill(os.getpid(), signal.SIGINT) or sum(range(10)))
+    assert len(heard) == 1
+
+
 @pytest.mark.usefixtures("sigint")
 def test_what_fails_unbroken_is_interrupted_all_the_same():
     def failing():

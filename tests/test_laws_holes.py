@@ -84,14 +84,21 @@ def test_correct_gradients_and_rotations_hold_in_every_precision(dtype):
     laws.rotary_depends_on_distance(rounded(rotate), search=search)
 
 
-def test_a_rotation_read_from_a_table_is_asked_up_to_its_end_alone():
-    table = lambda x, position, rows=100: rotate(x, np.arange(rows)[position])  # noqa: E731
-    laws.rotary_depends_on_distance(table, furthest=99)
-    laws.rotary_depends_on_distance(lambda x, position: table(x, position, rows=2048))
+def assert_asked_to_its_end(law, of_table):
+    """A table of 100 rows is asked no further where the law is told so, and else to the last of its 2,048."""
+    law(of_table(100), furthest=99)
+    law(of_table(2048))
     with pytest.raises(laws.LawBroken, match=r"IndexError.*before position 2047 is asked with its own `furthest=`"):
-        laws.rotary_depends_on_distance(table)
+        law(of_table(100))
     with pytest.raises(ValueError, match="`furthest` is at least 2, but it is 1"):
-        laws.rotary_depends_on_distance(table, furthest=1)
+        law(of_table(100), furthest=1)
+
+
+def test_a_rotation_read_from_a_table_is_asked_up_to_its_end_alone():
+    def of_table(rows):
+        return lambda x, position: rotate(x, np.arange(rows)[position])
+
+    assert_asked_to_its_end(laws.rotary_depends_on_distance, of_table)
 
 
 def test_an_attention_whose_weights_may_be_zero_breaks_no_law():
@@ -219,16 +226,11 @@ def test_positions_are_asked_to_the_very_end(wrong):
 
 
 def test_a_bias_is_asked_to_the_end_of_its_table_and_may_round_its_positions():
-    def bias(query, key, rows=100):
+    def of_table(rows):
         table = np.float32(0.3) * np.arange(rows, dtype=np.float32)
-        return table[query][:, None] - table[key]
+        return lambda query, key: table[query][:, None] - table[key]
 
-    laws.bias_depends_on_distance(bias, furthest=99)
-    laws.bias_depends_on_distance(lambda query, key: bias(query, key, rows=2048))
-    with pytest.raises(laws.LawBroken, match=r"IndexError.*before position 2047 is asked with its own `furthest=`"):
-        laws.bias_depends_on_distance(bias)
-    with pytest.raises(ValueError, match="`furthest` is at least 2, but it is 0"):
-        laws.bias_depends_on_distance(bias, furthest=0)
+    assert_asked_to_its_end(laws.bias_depends_on_distance, of_table)
 
 
 def test_a_window_is_asked_at_the_lengths_that_are_given():

@@ -256,4 +256,4 @@ def load_run(run: Path | str, step: int | str = "best") -> Run:
     except DamagedFileError as error:
         raise CheckpointError(f"{error} {_offer(checkpoint)}") from error
     params = {name.removeprefix("params."): tensor for name, tensor in tensors.items() if name.startswith("params.")}
-    return Run(model, config, restore(like, params, checkpoint), read_tokenizer(run, config.vocab_size), manifest)
+    return Run(model, config, restore(like, params, checkpoint), read_tokenizer(run), manifest)

@@ -226,8 +226,9 @@ def check_info(chosen: Info) -> None:
         raise UsageError("--preset and --run both name what is to be planned: give one of them.")
     if chosen.batch_size < 0:
         raise UsageError(f"--batch-size is {chosen.batch_size}, and must be at least 1.")
-    if chosen.batch_size and not (chosen.preset or chosen.run):
-        raise UsageError("--batch-size is of a plan: name a --preset or a --run beside it.")
+    for flag, told in (("--batch-size", chosen.batch_size), ("--no-measure", not chosen.measure)):
+        if told and not (chosen.preset or chosen.run):
+            raise UsageError(f"{flag} is of a plan: name a --preset or a --run beside it.")
 
 
 def nearest(name: str, names) -> str:

@@ -56,7 +56,7 @@ def start(model, params, config, prompts: Sequence, *, max_new_tokens: int, key=
     Returns:
       what `advance` goes on from.
     Raises:
-      ValueError: for a prompt that is empty, too long or holds ids that the model does not have.
+      ValueError: for a prompt that is empty, too long or holds ids that the model does not have, and for other keys.
     """
     prompts = check_prompts(prompts, config.vocab_size, config.context_length)
     if max_new_tokens < 1:
@@ -67,13 +67,20 @@ def start(model, params, config, prompts: Sequence, *, max_new_tokens: int, key=
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
         seen[row, prompt] = True
-    key = jax.random.key(0) if key is None else key
-    # A copy, for the loop uses its memory up, and the caller's keys are the caller's.
-    keys = jnp.copy(key) if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(b))
+    keys = _row_keys(key, b)
     limit = np.minimum(length + np.minimum(max_new_tokens, s), s).astype(np.int32)
     state = read_prompts(model, config, params, tokens, length - 1)
     tokens, length, limit, seen = map(jnp.asarray, (tokens, length, limit, seen))
     return Progress(state, tokens, length, limit, seen, done=jnp.zeros(b, bool), keys=keys)
+
+
+def _row_keys(key, b):
+    key = jax.random.key(0) if key is None else key
+    kind, shape = getattr(key, "dtype", type(key)), np.shape(key)
+    if not (hasattr(key, "dtype") and jnp.issubdtype(kind, jax.dtypes.prng_key) and shape in ((), (b,))):
+        raise ValueError(f"The key must be one of jax.random.key, or {b}, one for each prompt; it is {kind} {shape}.")
+    # A copy, for the loop uses its memory up, and the caller's keys are the caller's.
+    return jnp.copy(key) if shape else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(b))
 
 
 def check_prompts(prompts, vocab_size: int, context_length: int) -> list[np.ndarray]:
@@ -193,10 +200,8 @@ def generate(
     sampler, params = check_draw(sampler, key), _on_device(params)
     progress = start(model, params, config, prompts, max_new_tokens=max_new_tokens, key=key)
     progress = advance(model, config, params, sampler, _id(end_token), progress, max_new_tokens)
-    new = (
-        row[len(prompt) : n]
-        for row, prompt, n in zip(np.asarray(progress.tokens), prompts, progress.length, strict=True)
-    )
+    rows = zip(np.asarray(progress.tokens), prompts, progress.length, strict=True)
+    new = (row[len(prompt) : n] for row, prompt, n in rows)
     return [tokens[:-1] if tokens[-1] == end_token else tokens for tokens in new]
 
 
@@ -273,6 +278,8 @@ def generate_text(
     stop: Sequence[str] = (),
 ) -> list[str]:
     """Continue a batch of texts; each ends where `stream_text` would end it. Arguments as there."""
+    if isinstance(prompts, str):
+        raise TypeError(f"To continue texts, give a list of them, and not a string, {prompts[:20]!r}.")
     sampler, params = check_draw(sampler, key), _on_device(params)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     progress = start(model, params, config, ids, max_new_tokens=max_new_tokens, key=key)
@@ -282,9 +289,8 @@ def generate_text(
         # Without stop strings nothing on the host can end a sequence, so the loop may run to its end.
         steps = 8 if stop else max_new_tokens
         progress = advance(model, config, params, sampler, tokenizer.end_of_text, progress, steps)
-        for row, (tokens, length) in enumerate(
-            zip(np.asarray(progress.tokens), np.asarray(progress.length), strict=True)
-        ):
+        rows = zip(np.asarray(progress.tokens), np.asarray(progress.length), strict=True)
+        for row, (tokens, length) in enumerate(rows):
             new = [int(token) for token in tokens[read[row] : length] if token != tokenizer.end_of_text]
             written[row] += "".join(map(texts[row].push, new))
             read[row] = length

@@ -2,7 +2,7 @@
 
 RUN/
   config.json           what the run was told
-  model.json            the module of minilm.models, and its Config
+  model.json            the module of minilm.models, its Config, and the checksum of its tokenizer
   tokenizer.json        with train.bin and validation.bin, the tokens it made
   history.jsonl         what was measured on the way; loss.png draws it
   checkpoints/          see minilm.checkpoint
@@ -17,6 +17,7 @@ import os
 import re
 import shlex
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -241,17 +242,18 @@ def check_architecture(architecture: ModelConfig) -> None:
 
 
 def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> None:
-    """Write down which module of `minilm.models` the run trains, and with which Config."""
+    """Write down which module of `minilm.models` the run trains, with which Config and on whose tokens."""
     described = {"model": architecture.model, "config": dataclasses.asdict(model_config(architecture, vocab_size))}
-    write_whole(folder / "model.json", json.dumps(described, indent=2))
+    write_whole(folder / "model.json", json.dumps(described | {"tokenizer": _tokenizer_checksum(folder)}, indent=2))
+
+
+def _tokenizer_checksum(folder):
+    return zlib.crc32((folder / "tokenizer.json").read_bytes())
 
 
 def read_model(folder: Path) -> tuple[Any, Any]:
     """The module of `minilm.models` that the run trains, and its Config."""
-    path = folder / "model.json"
-    described = _parsed(path, lambda: json.loads(_read(folder, "model.json")))
-    if not isinstance(described, dict) or described.keys() != {"model", "config"}:
-        raise ValueError(f"{path} is damaged, for it holds no model with its config: restore it, or train anew.")
+    path, described = folder / "model.json", _described(folder)
     model = model_named(str(described["model"]))
     config = from_json(model.Config, json.dumps(described["config"]))
     for name in ("vocab_size", *SIZES):
@@ -263,17 +265,27 @@ def read_model(folder: Path) -> tuple[Any, Any]:
     return model, config
 
 
-def read_tokenizer(folder: Path, vocab_size: int) -> Any:
-    """The run's tokenizer; refused where it is not the one of a model with this vocabulary."""
+def _described(folder):
+    path = folder / "model.json"
+    described = _parsed(path, lambda: json.loads(_read(folder, "model.json")))
+    if not isinstance(described, dict) or described.keys() - {"tokenizer"} != {"model", "config"}:
+        raise ValueError(f"{path} is damaged, for it holds no model with its config: restore it, or train anew.")
+    return described
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The run's tokenizer; refused where it is not the one that its model was trained with."""
     from minilm.data.tokenizers import load  # not above: the command line says its help without NumPy
 
-    tokenizer = load(folder / "tokenizer.json")
-    if tokenizer.vocab_size != vocab_size:
-        raise ValueError(
-            f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, and the run's model {vocab_size}: restore "
-            f"the tokenizer that the run began with, or train anew."
-        )
-    return tokenizer
+    path, config, described = folder / "tokenizer.json", read_model(folder)[1], _described(folder)
+    tokenizer = load(path)
+    if tokenizer.vocab_size != config.vocab_size:
+        other = f"has {tokenizer.vocab_size} tokens, and the run's model {config.vocab_size}"
+    elif described.get("tokenizer", _tokenizer_checksum(folder)) != _tokenizer_checksum(folder):
+        other = "is not what the run began with, though it has as many tokens"
+    else:
+        return tokenizer
+    raise ValueError(f"{path} {other}: restore the tokenizer that the run began with, or train anew.")
 
 
 def check_same_run(folder: Path, saved: TrainConfig, config: TrainConfig, step: int) -> None:

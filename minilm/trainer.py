@@ -79,8 +79,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Result:
     with run_folder.begun(folder):
         corpus = prepare(config.data, folder)
         check_lengths(corpus, config.architecture.context_length)
-        _check_prompt(config, run_folder.read_tokenizer(folder, corpus.train.vocab_size))
         run_folder.write_model(folder, config.architecture, corpus.train.vocab_size)
+        _check_prompt(config, run_folder.read_tokenizer(folder))
         run_folder.write_config(folder, config)
         return _run(config, folder, None, console or RunConsole())
 
@@ -104,9 +104,8 @@ def resume(
         start = checkpoint.find(folder, from_step)
         config = check_changes(config or saved, saved)
         run_folder.check_same_run(folder, saved, config, int(start.name.removeprefix("step-")))
-        vocab_size = run_folder.read_model(folder)[1].vocab_size
-        _check_prompt(config, run_folder.read_tokenizer(folder, vocab_size))
-        check_ids(reopen(folder), vocab_size)
+        _check_prompt(config, run_folder.read_tokenizer(folder))
+        check_ids(reopen(folder), run_folder.read_model(folder)[1].vocab_size)
         return _run(config, folder, start, console or RunConsole())
 
 

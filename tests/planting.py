@@ -56,6 +56,8 @@ TESTS = {
     "chunks": ["decay", "delta"],
     "loop": ["decay", "delta"],
     "delta_net": ["delta", "variants[delta-net"],
+    "latent": ["variants[mla"],
+    "native_sparse": ["variants[nsa"],
 }
 # Loops run compiled, for uncompiled they are other code; samplers too, whose settings become arrays on the way.
 COMPILED = ("blockwise", "pallas", "unroll", "generation", "sampling")

@@ -96,6 +96,7 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
         (["generate", "A", "--length-penalty", "-1"], r"--length-penalty is of a search: name the --beams beside it"),
         (["info", "--preset", "quick", "--run", "latest"], r"both name what is to be planned: give one of them"),
         (["info", "--batch-size", "4"], r"--batch-size is of a plan: name a --preset or a --run beside it"),
+        (["info", "--no-measure"], r"--no-measure is of a plan: name a --preset or a --run beside it"),
         (["info", "--preset", "quick", "--batch-size", "-4"], r"--batch-size is -4, and must be at least 1"),
         (
             ["train", "--steps", "many"],

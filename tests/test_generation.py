@@ -279,6 +279,11 @@ def test_senseless_requests_are_refused_in_a_sentence():
         generate(params, [[1]], 0)
     with pytest.raises(ValueError, match=r"Drawing at temperature 0\.7 needs a random key"):
         generate(params, [[1]], sampler=Sampler(0.7))
+    for key in (0, jax.random.PRNGKey(0), jax.random.split(jax.random.key(0), 3)):
+        with pytest.raises(ValueError, match=r"The key must be one of jax\.random\.key, or 2, one for each prompt"):
+            generate(params, [[1], [2]], sampler=Sampler(0.7), key=key)
+    with pytest.raises(TypeError, match="give a list of them, and not a string, 'abc'"):
+        generation.generate_text(toy_model, params, CONFIG, tokenizer, "abc", max_new_tokens=1)
     with pytest.raises(ValueError, match="Stop strings come as a list of strings, none of them empty"):
         TextStream(tokenizer, [""])
     with pytest.raises(ValueError, match="Stop strings come as a list"):

@@ -22,7 +22,7 @@ from minilm.layers.attention.masks import Causal, SameDocument, SlidingWindow
 from minilm.parallel import axis_letters
 from minilm.reference.attention import latent as reference
 from minilm.shapes import Tokens
-from tests.mixers import assert_lawful, drawn_params
+from tests.mixers import assert_lawful, assert_one_mixer, drawn_params
 from tests.records.attention_latent import torch_attention, torch_project
 from tests.strategies import normal, seeds
 from tests.tolerances import FORMULA, assert_close
@@ -160,6 +160,11 @@ def test_what_is_remembered_of_a_token_does_not_grow_with_the_heads():
     assert MIXER.init_state(half, S, jnp.float32).c.dtype == jnp.float32
 
 
+def test_what_is_projected_has_the_dtype_of_the_weights():
+    x = jnp.ones((T, D), jnp.bfloat16)
+    assert {y.dtype for y in project_latent(drawn_params(MIXER, D), x, jnp.arange(T))} == {jnp.dtype(jnp.float64)}
+
+
 def test_a_chunk_longer_than_the_cache_is_refused():
     cache = LatentCache(jnp.zeros((2, C)), jnp.zeros((2, ROTARY)), Tokens.arange(2))
     with pytest.raises(ValueError, match="a chunk of 3 tokens does not fit a cache of 2 slots"):
@@ -183,3 +188,7 @@ def test_its_own_axes_stay_whole_and_its_heads_have_the_letters_of_all_heads():
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ_and_documents_apart():
     assert_lawful(MIXER, D)
+
+
+def test_without_a_rule_it_is_causal():
+    assert_one_mixer(latent_mixer(**WIDTHS), latent_mixer(Causal(), **WIDTHS), D)

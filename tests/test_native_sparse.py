@@ -21,7 +21,7 @@ from minilm.layers.attention.native_sparse import (
 )
 from minilm.reference.attention import native_sparse as reference
 from minilm.shapes import Tokens
-from tests.mixers import assert_lawful, drawn_params
+from tests.mixers import assert_lawful, assert_one_mixer, drawn_params
 from tests.strategies import seeds
 from tests.tolerances import DIFFERENCE, FORMULA, assert_close
 from tests.torch_oracle import assert_same_mixer
@@ -243,6 +243,8 @@ def test_projections_have_biases_unless_told():
     begun = init_native_sparse(jax.random.key(0), 8, **sizes)
     assert (begun.heads.b_q.shape, begun.heads.b_k.shape) == ((2, 3, 5), (6, 5))
     assert init_native_sparse(jax.random.key(0), 8, **sizes, bias=False).heads.b_q is None
+    sizes |= SIZES
+    assert_one_mixer(native_sparse_mixer(**sizes), native_sparse_mixer(**sizes, bias=True), D)
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():

@@ -323,6 +323,16 @@ def test_a_tokenizer_that_is_not_the_models_is_refused_before_the_first_step_and
                 going_on()
 
 
+def test_a_tokenizer_of_as_many_tokens_is_refused_too_and_one_of_which_nothing_was_written_down_is_trusted(run):
+    path, described = run / "tokenizer.json", json.loads((run / "model.json").read_text())
+    CharacterTokenizer.train([""]).save(path)
+    for going_on in (lambda: resume(run, **FURTHER), lambda: checkpoint.load_run(run)):
+        with pytest.raises(ValueError, match="is not what the run began with, though it has as many tokens: restore"):
+            going_on()
+    (run / "model.json").write_text(json.dumps({name: described[name] for name in ("model", "config")}))
+    assert checkpoint.load_run(run).tokenizer.vocab_size == 257
+
+
 @pytest.mark.parametrize(("name", "text"), [("train.bin", "training"), ("validation.bin", "held-out")])
 def test_tokens_that_the_model_does_not_know_are_refused_before_the_first_step(name, text, run):
     tokens = np.memmap(run / name, "<u2", "r+")

@@ -13,6 +13,7 @@ from rich.console import Console
 import minilm.console
 from minilm import checkpoint, run_folder, trainer
 from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
+from minilm.data.tokenizers import ByteTokenizer
 from minilm.history import History
 from minilm.interruption import Terminated
 from tests.test_unread import Left
@@ -200,8 +201,9 @@ def test_a_run_goes_on_where_nobody_reads_what_it_says(text, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["config.json", "model.json"])
 def test_a_damaged_description_is_named(name, tmp_path):
+    ByteTokenizer().save(tmp_path / "tokenizer.json")
     run_folder.write_config(tmp_path, QUICK)
-    run_folder.write_model(tmp_path, QUICK.architecture, 5)
+    run_folder.write_model(tmp_path, QUICK.architecture, 257)
     (tmp_path / name).write_text((tmp_path / name).read_text()[:20])
     read = run_folder.read_config if name == "config.json" else run_folder.read_model
     with pytest.raises(ValueError, match=rf"{name} is damaged, for it is no JSON: .*\. Restore it, or train anew\."):

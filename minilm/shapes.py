@@ -51,10 +51,12 @@ class Tokens(NamedTuple):
 class Mixer:
     """What mixes positions in a block: four functions, and all that the rest of minilm knows of an attention variant.
 
-    init(key, d_model)              -> params
-    apply(params, x, tokens)        -> y          x, y: (..., t, d); tokens: (..., t)
-    init_state(params, size, dtype) -> state      for one sequence, with room for `size` positions
-    step(params, state, x, tokens)  -> (state, y) x, y: (t, d), a chunk of one sequence; position −1 is padding
+    init(key, d_model)                   -> params
+    apply(params, x, tokens)             -> y          x, y: (..., t, d); tokens: (..., t)
+    init_state(params, size, dtype=None) -> state      for one sequence, with room for `size` positions
+    step(params, state, x, tokens)       -> (state, y) x, y: (t, d), a chunk of one sequence; position −1 is padding
+
+    A state is asked for without a dtype: its numbers then have that of the parameters, or are float32.
     """
 
     init: Callable[..., Any]

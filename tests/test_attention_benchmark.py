@@ -264,7 +264,7 @@ def test_what_cannot_be_measured_is_a_row_with_its_reason(measured):
     rows = measured(cores.make("jax-cudnn", HEADS, WIDTH), wrong(dense, broken))
     assert [(row["status"], row["reason"]) for row in rows] == [
         ("unsupported", "cuDNN computes on NVIDIA GPUs, and this process on cpu."),
-        ("failed", "TypeError: such heads are unknown"),
+        ("failed", "TypeError: such heads are unknown to it"),
     ]
     (row,) = measured(dense, memory=1e-6)
     assert row["status"] == "oom"

@@ -8,7 +8,6 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from benchmarks import measure
 from benchmarks.attention import __main__ as command
@@ -293,13 +292,13 @@ def test_what_is_ranked_is_drawn_alone_where_there_is_some(monkeypatch):
     assert "bits_by_decode_time" in quality_plots.plots([*many, text], []), "which are ranked by themselves"
 
 
-def test_a_cross_stands_where_it_is_hardest():
-    axes = Figure().subplots()
-    records = quality_views.best([row("mha", 1, seed, 0.9, transfer={"T9": 0.5, "T99": seed / 4}) for seed in (0, 1)])
-    assert quality_plots._farthest(axes, records, ["mha"]) == "T99"
-    (line,) = axes.lines
-    assert ([*line.get_xdata()], [*line.get_ydata()]) == ([7], [0.125])
-    assert quality_plots._farthest(axes, quality_views.best([row("mha", 1, 0, 0.9, transfer={})]), ["mha"]) == ""
+def test_what_is_known_where_it_is_hardest_stands_in_a_panel_of_its_own(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(quality_plots, "_png", drawn.append)
+    quality_plots.plots([row("mha", 1, seed, 0.9, transfer={"T9": 0.5, "T99": seed / 4}) for seed in (0, 1)], [])
+    quality_plots.plots([row("mha", 1, 0, 0.9, transfer={})], [])
+    found = [[(axes.get_title("left"), axes.lines[0].get_xydata().tolist()) for axes in f.get_axes()] for f in drawn]
+    assert found == [[("as trained", [[7, 0.9]]), ("at T99", [[7, 0.125]])], [("as trained", [[7, 0.9]])]]
 
 
 def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known():

@@ -63,9 +63,24 @@ def test_of_what_fails_while_it_is_timed_the_reason_is_kept_and_the_others_are_t
         {"flaky": flaky, "a": right}, seconds=1e9, timer=protocol.by_clock("made-up", clock)
     )
     assert times == {"a": [1.0] * protocol.FEWEST}
-    assert failed == {"flaky": {"status": "failed", "reason": "OSError: the device is gone"}}
+    assert failed == {"flaky": {"status": "failed", "reason": "OSError: the device is gone for good"}}
     alone, failed = protocol.settled_times({"flaky": lambda: 1 / 0}, seconds=1.0)
     assert (alone, list(failed)) == ({}, ["flaky"])
+
+
+def test_a_failure_says_all_that_differs_in_a_line_that_is_not_endless():
+    def grown(x, _):
+        return jnp.concatenate([x, x]), None
+
+    with pytest.raises(TypeError) as error:
+        jax.lax.scan(grown, jnp.ones(2), jnp.ones(3))
+    reason = protocol.failure(error.value)["reason"]
+    assert "\n" not in reason
+    assert "but they differ" in reason
+    assert "[2]" in reason
+    assert "[4], so the shapes do not match" in reason
+    assert protocol.failure(OSError("gone " * 99 + "for good"))["reason"] == f"OSError: {'gone ' * 78}…"
+    assert protocol.failure(AssertionError())["reason"] == "AssertionError"
 
 
 def test_a_sample_of_a_short_run_is_many_calls():

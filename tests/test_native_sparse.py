@@ -245,6 +245,33 @@ def test_projections_have_biases_unless_told():
     assert init_native_sparse(jax.random.key(0), 8, **sizes, bias=False).heads.b_q is None
     sizes |= SIZES
     assert_one_mixer(native_sparse_mixer(**sizes), native_sparse_mixer(**sizes, bias=True), D)
+    begun = native_sparse_mixer(**sizes, bias=False).init(jax.random.key(0), D).heads
+    assert (begun.b_q, begun.b_k, begun.b_v) == (None, None, None)
+
+
+def test_the_initial_network_that_compresses_keeps_the_variance_of_a_block():
+    begun = init_compress(jax.random.key(0), 8, 16)
+    for w in (begun.w_up, begun.w_down):
+        assert 0.9 < w.std() * 128**0.5 < 1.1
+
+
+def test_what_is_compressed_keeps_its_dtype():
+    assert (
+        compress(init_compress(jax.random.key(0), 4, 5), jnp.ones((2, 9, 5), jnp.bfloat16), stride=2).dtype
+        == "bfloat16"
+    )
+
+
+@pytest.mark.parametrize("sizes", [{"stride": 3}, {"size": 3}, {"length": 5}, {"stride": 0}], ids=str)
+def test_a_stride_that_does_not_divide_is_refused(sizes):
+    with pytest.raises(ValueError, match=r"A stride of \d must divide the length of blocks, \d, and their size, \d\."):
+        native_sparse_mixer(g=G, r=R, k=K, v=V, **{"length": 4, **SIZES, **sizes})
+
+
+def test_a_state_has_room_for_as_many_compressed_blocks_as_may_begin_in_it():
+    mixer = native_sparse_mixer(g=G, r=R, k=K, v=V, length=6, **SIZES | {"stride": 3, "size": 6})
+    state = mixer.init_state(drawn_params(mixer, D), 20)
+    assert (state.k.shape, state.v.shape) == ((G, 7, K), (G, 7, V))
 
 
 def test_the_mixer_keeps_what_mixers_promise_with_sizes_that_all_differ():

@@ -169,7 +169,7 @@ ATTENDS = {
 }
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, static_argnames="devices")
 def in_pieces(name, q, k, v, d_o, query, key, slopes, devices=3):
     """The same on one device: an axis that `vmap` names stands for the mesh's."""
 
@@ -191,6 +191,19 @@ def test_pieces_of_a_sequence_attend_as_the_whole_does(name, seed):
     q, k, v, d_o, _, query, key = drawn(seed)
     arguments = q, k, v, d_o, query, key, jnp.asarray(np.random.default_rng(seed).random((G, R)))
     assert_close(in_pieces(name, *arguments), whole(*arguments), FORMULA)
+
+
+def test_keys_visit_every_device_of_a_pair_too():
+    q, k, v, d_o, _, query, key = drawn(3)
+    k, v, key = k[:, :8], v[:, :8], jax.tree.map(lambda x: x[:8], key)
+    arguments = q, k, v, d_o, query, key, jnp.ones((G, R))
+    assert_close(in_pieces("ring", *arguments, devices=2), whole(*arguments), FORMULA)
+
+
+def test_a_device_takes_its_own_part_of_a_bias_for_all_heads():
+    bias, (*_, query, key) = Alibi(jnp.arange(1.0, 13.0).reshape(6, 2)), drawn(0)
+    parts = jax.vmap(lambda _: OwnHeads(bias)(query, key), axis_name="sequence")(jnp.arange(3))
+    np.testing.assert_array_equal(parts.reshape(6, 2, T, S), bias(query, key))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "f32"])

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -156,10 +157,63 @@ def made_up(d, heads, width=2, name="none"):
     return softmax_mixer(Dense(Causal() & SlidingWindow(width)), g=heads, r=1, k=d // heads, v=3, bias=name != "none")
 
 
+def decaying(d, heads, rate=0.5, n=1.5, flag=True, size=2):
+    """Another, whose options are named as minilm's and mean something else."""
+    return made_up(d, heads, name=f"{rate}, {n}, {flag}, {size}")
+
+
+def talkative(d, heads, kind="value"):
+    """One that cannot be made, and says so in two lines."""
+    raise (TypeError if kind == "type" else ValueError)("Sizes differ:\n  3 beside 4.")
+
+
 def test_every_row_says_in_a_line_what_it_is_and_from_which_paper():
     for name, entry in VARIANTS.items():
         assert re.fullmatch(r"[A-Z].{20,119}\.", entry.about), name
         assert re.fullmatch(r"arXiv:\d{4}\.\d{5}|Llama 4", entry.paper), name
+
+
+def test_a_row_whose_outputs_know_no_order_says_that_it_has_no_positions(row, request):
+    """Of three tokens the first two change places, which the third then sees as before."""
+    about = VARIANTS[request.node.callspec.params["row"]].about
+    x = np.random.default_rng(0).standard_normal((T, D))
+    y, swapped = row.whole(x)[2], row.whole(x[[1, 0, *range(2, T)]])[2]
+    if re.search(r"no positions( at all|\.)", about, re.IGNORECASE):
+        assert_close(swapped, y, FORMULA)
+    else:
+        with pytest.raises(AssertionError, match="off by"):
+            assert_close(swapped, y, FORMULA)
+
+
+def test_a_row_of_a_published_name_says_where_it_is_not_as_published():
+    differing = {"mha": "not the paper's sinusoids", "rwkv6": "token shift", "t5": "beside scores with a root"}
+    for name, words in differing.items():
+        assert words in VARIANTS[name].about
+
+
+def test_the_readme_says_what_rows_leave_unsaid():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert "Where a row says nothing else, positions are rotary" in readme
+    assert "`init_state(params, size, dtype=None)` is asked without a dtype" in readme
+
+
+def test_rotary_is_multi_head_attention_by_another_name_and_says_so():
+    mixers.assert_one_mixer(made("rotary"), made("mha"), D)
+    assert "`mha`" in VARIANTS["rotary"].about
+
+
+def test_big_bird_takes_no_text_beyond_its_blocks():
+    mixer = variants.make("big-bird:size=2,blocks=3,random=1", D, HEADS)
+    params = mixer.init(jax.random.key(0), D)
+    assert mixer.apply(params, jnp.ones((2, 6, D)), Tokens.arange(6)).shape == (2, 6, D)
+    assert mixer.init_state(params, 6).k.shape[1] == 6
+    sentence = "7 tokens are more than the 6 that can be read: big-bird draws lots among 3 blocks of 2, so give it more"
+    for longer in (
+        lambda: mixer.apply(params, jnp.ones((2, 7, D)), Tokens.arange(7)),
+        lambda: mixer.init_state(params, 7),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            longer()
 
 
 def test_no_row_takes_the_name_of_another():
@@ -211,6 +265,23 @@ def test_a_row_of_another_module_joins_in():
     assert variants.make(f"{here}:name=b", D, HEADS).init(jax.random.key(0), D).b_o is not None
 
 
+def test_options_of_another_module_are_of_the_kind_of_their_defaults_whatever_they_are_called():
+    here = f"{__name__}:decaying"
+    told = variants.table.read(f"{here}:rate=0.25,n=-0.5,flag=False,size=0")[1]
+    assert told == {"rate": 0.25, "n": -0.5, "flag": False, "size": 0}
+    assert [type(value) for value in told.values()] == [float, float, bool, int]
+    for text, flag in {"True": True, "true": True, "False": False, "false": False}.items():
+        assert variants.table.read(f"{here}:flag={text}")[1] == {"flag": flag}
+    assert isinstance(variants.make(f"{here}:size=0", D, HEADS), Mixer)
+
+
+@pytest.mark.parametrize("kind", ["value", "type"])
+def test_what_another_module_says_in_two_lines_is_told_in_one(kind):
+    with pytest.raises(ValueError, match=r"Sizes differ: 3 beside 4\.") as refusal:
+        variants.make(f"{__name__}:talkative:kind={kind}", D, HEADS)
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_convolution_that_begins_as_the_identity_is_as_if_there_were_none():
     """Of every row, by the option; what such a mixer promises is proven in `test_convolution.py`."""
     for name in VARIANTS:
@@ -237,6 +308,8 @@ def test_a_convolution_that_begins_as_the_identity_is_as_if_there_were_none():
         ("yarn:factor=0", "The option factor is 0, and must be a finite number above 0"),
         ("yarn:trained=0", "The option trained is 0, and must be at least 1"),
         ("t5:buckets=0", "The option buckets is 0, and must be at least 1"),
+        ("window:width=-99999999999", "The option width is -99999999999, and must be at least 1"),
+        ("window:width=99999999999", "The option width is 99999999999, and must be below 2147483648"),
         ("mla:latent=-3", "The option latent is -3, and must be 0 or more"),
         ("moba:n=-1", "The option n is -1, and must be 0 or more"),
         ("big-bird:random=65", "of 64 blocks 65 were to be drawn: expected 0 to 64"),
@@ -249,6 +322,8 @@ def test_a_convolution_that_begins_as_the_identity_is_as_if_there_were_none():
         ("mha:convolution=2,initial=zero", "begins random or identity; told: 2, 'zero'"),
         ("no.module:attention", r"no\.module:attention was taken for a variant outside of minilm, .*No module"),
         ("minilm.shapes:attention", "minilm.shapes:attention was taken for .* has no attribute 'attention'"),
+        ("tests.test_variants:decaying:flag=0", "The option flag is '0', and must be True or False"),
+        ("tests.test_variants:decaying:size=0.5", "The option size is '0.5', and must be of the kind int"),
         ("tests.test_variants:made_up:size=3", "tests.test_variants:made_up has no option 'size=3': .* of width, name"),
     ],
 )

@@ -17,7 +17,7 @@ import importlib
 import sys
 
 import benchmarks.measure as measure
-from benchmarks.attention import options
+from benchmarks.attention import options, record
 from minilm.flags import UsageError, nearest
 from minilm.unread import UNREAD, nobody_reads, written_out
 
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         nobody_reads(sys.stdout)
         return UNREAD
     except (UsageError, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:  # as the system says it, a number first
+            error = f"{error.filename or 'A file that is needed'} cannot be used: {error.strerror}."
         print(f"minilm bench attention: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -56,7 +58,13 @@ def _run(arguments):
         raise UsageError(f"There is no command {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     if name != "quality":  # which chooses its core, or a device, by flags of its own
         _prepare(pinned=options.ACCELERATOR not in rest)
-    return importlib.import_module(f"benchmarks.attention.{name}").main(rest)
+    try:
+        return importlib.import_module(f"benchmarks.attention.{name}").main(rest)
+    except record.UnwrittenError as error:
+        from benchmarks.attention import views
+
+        print(f"{views.table(error.rows)}\n{views.summary(error.rows)}")
+        raise
 
 
 def _prepare(pinned):

@@ -106,7 +106,8 @@ def _grown(candidates):
         if crossing:
             length, reached = crossing
             before = "T ≤" if length == min(times[0]) else "T =" if reached else "T ≈"
-            yield f"{first} passes {second}", f"{before} {length:,.0f}", "measured" if reached else "extrapolated"
+            where = f"{before} {scaling.rounded(length, times[0]):,}"
+            yield f"{first} passes {second}", where, "measured" if reached else "extrapolated"
 
 
 def _verdict(holds):

@@ -10,7 +10,11 @@ nor where the definition itself is not finite in the precision under test.
 
 All results of a few hundred tokens are compared. Of more, and then under the first law alone, it is those of one token
 in 64 or of 32 in all, each by its own scale, and all gradients of these, from the very program whose time is taken.
-(Gradients of a variant, whose definition goes token by token, up to 512 tokens.)
+(Gradients of a variant, whose definition goes token by token, up to 512 tokens.) So what is wrong beyond a few hundred
+tokens, and at few of them alone, may pass.
+
+A variant's definition is its own `step`, which may share a function with `apply`, and so a gradient by hand that is
+wrong. Therefore the definition's gradient is held against the slope of its results.
 """
 
 import math
@@ -25,6 +29,8 @@ from minilm.shapes import Tokens
 RESULT = "the result"
 ON_THE_WAY, IN_SUMS = 4, 64  # units of rounding
 NOTHING = 1e-12  # of the largest number expected: float64's rounding, and sums of it
+STEPS = 1e-6, 1e-4, 1e-3  # for a slope, each along a direction of its own
+OFF = 1e-3  # of the gradient's length: what a slope of float64 never has, and one of float32 inside rarely
 EVERY, FEWEST = 64, 32  # of a long sequence one token in 64 is compared, and 32 at least
 # How a definition is compiled, which runs a few times: optimizing it would take longer than it saves.
 PLAINLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -70,7 +76,32 @@ def check(candidate: Candidate, mode: str, dtype: str, length: int) -> dict:
         errors = verdict["laws"][law] = compared(run(*inputs), definition, inputs, dtype)
         if verdict["passed"]:
             verdict |= judged(errors, f"under the law {law!r}, {length} tokens")
+    if verdict["passed"] and backward and candidate.kind == "mixer":
+        verdict |= slope(candidate, length)
     return verdict
+
+
+def slope(candidate: Candidate, length: int) -> dict:
+    r"""The verdict on the gradient that the definition of a variant has at its input.
+
+    $$ \frac{\bar y \cdot f(x + h v) - \bar y \cdot f(x - h v)}{2 h} = \bar x \cdot v $$
+
+    It is right if it is the slope along one of three directions v: what chooses, as top-k does, may choose anew within
+    a step h, and what computes in float32 inside has no slope where h is small.
+    """
+    with jax.enable_x64(True):
+        params, x, d_y = arguments(candidate, LAWS[0], length, "fwdbwd", jnp.float64)
+        ahead = jax.value_and_grad(lambda x: jnp.vdot(d_y, candidate.definition(params, x)))
+        ahead, errors = jax.jit(ahead, compiler_options=PLAINLY), []
+        d_x = ahead(x)[1]
+        for seed, h in enumerate(STEPS):
+            v = np.random.default_rng(seed).standard_normal(x.shape)
+            change = (ahead(x + h * v)[0] - ahead(x - h * v)[0]) / (2 * h)
+            errors.append(float(abs(change - jnp.vdot(d_x, v)) / jnp.maximum(jnp.linalg.norm(d_x), NOTHING)))
+    if min(errors) <= OFF:
+        return {"slope": min(errors)}
+    reason = f"the gradient at the input is not the slope of the result, and off by {min(errors):.2g} of its length"
+    return {"slope": min(errors), "passed": False, "reason": reason}
 
 
 def worst(found, expected, by_token: bool = False) -> tuple[float, str]:

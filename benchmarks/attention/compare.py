@@ -2,8 +2,9 @@
 
     minilm bench attention compare before.jsonl after.jsonl --fail-if-slower 10%
 
-Rows are the same measurement if candidate, mode, sizes, dtype and device are. What had a time and has none any more is
-a failure too, whatever the limit.
+Rows are the same measurement if candidate, mode, sizes, dtype and device are; times of other processors or numbers of
+threads are refused. What had a time and fails now is a failure too, whatever the limit; what B lacks altogether is
+named, and a failure under a limit.
 """
 
 import math
@@ -30,36 +31,53 @@ def run(chosen) -> int:
         {record.identity(row): row for row in record.read(path) if row["mode"] != "quality"}
         for path in (chosen.before, chosen.after)
     )
-    shared = [key for key in before if key in after and "time" in before[key]]
+    timed = [key for key in before if "time" in before[key]]
+    shared = [key for key in timed if key in after]
     if not shared:
         raise UsageError(f"{chosen.before} and {chosen.after} have no measurement in common.")
-    limit = math.inf if chosen.fail_if_slower is None else 1 + chosen.fail_if_slower
-    names, ratios, lost = _names([before[key] for key in shared]), {}, []
-    for name, key in zip(names, shared, strict=True):
+    names, ratios, lost = dict(zip(timed, _names([before[key] for key in timed]), strict=True)), {}, []
+    for key in shared:
         first, second = before[key], after[key]
         if "time" not in second:
-            lost.append(f"{name} had a time, and is {second['status']} now: {second.get('reason')}")
+            lost.append(f"{names[key]} had a time, and is {second['status']} now: {second.get('reason')}")
             continue
-        clocks = [row["time"]["clock"] for row in (first, second)]
-        if len(set(clocks)) > 1:
-            raise UsageError(f"{name} was taken in {' and in '.join(clocks)}: measure both in the same way.")
-        ratios[name] = second["time"]["median"] / first["time"]["median"]
-    for name, key in zip(names, shared, strict=True):
-        if name in ratios:
-            a, b = (1e3 * rows[key]["time"]["median"] for rows in (before, after))
-            print(f"{ratios[name]:6.2f} ×   {a:10.4g} ms → {b:10.4g} ms   {name}")
+        _check_alike(names[key], first, second)
+        ratios[key] = second["time"]["median"] / first["time"]["median"]
+    for key, ratio in ratios.items():
+        a, b = (1e3 * rows[key]["time"]["median"] for rows in (before, after))
+        print(f"{ratio:6.2f} ×   {a:10.4g} ms → {b:10.4g} ms   {names[key]}")
     alone = len(before.keys() ^ after.keys())
-    print(f"{len(shared)} rows in both files" + (f", {alone} in one of them alone" if alone else ""))
+    print(f"{_count(len(shared), 'row')} in both files" + (f", {alone} in one of them alone" if alone else ""))
+    absent = [names[key] for key in timed if key not in after]
     for sentence in lost:
         print(sentence)
-    slow = {name: ratio for name, ratio in ratios.items() if ratio > limit}
+    for name in absent:
+        print(f"{name} had a time, and is not in {chosen.after}: measure it again.")
+    limit = math.inf if chosen.fail_if_slower is None else 1 + chosen.fail_if_slower
+    slow = {key: ratio for key, ratio in ratios.items() if ratio > limit}
     if slow:
         worst = max(slow, key=slow.get)
         print(
-            f"{len(slow)} of {len(ratios)} rows are more than {100 * chosen.fail_if_slower:g}% slower; the worst is "
-            f"{worst}, at {ratios[worst]:.2f} times the time."
+            f"{len(slow)} of {_count(len(ratios), 'row')} {'is' if len(slow) == 1 else 'are'} more than "
+            f"{100 * chosen.fail_if_slower:g}% slower; "
+            f"the worst is {names[worst]}, at {ratios[worst]:.2f} times the time."
         )
-    return 1 if slow or lost else 0
+    return 1 if slow or lost or (absent and limit < math.inf) else 0
+
+
+def _check_alike(name, *rows):
+    """Times of two clocks, or of two machines, say nothing of each other."""
+    clocks = [row["time"]["clock"] for row in rows]
+    if len(set(clocks)) > 1:
+        raise UsageError(f"{name} was taken in {' and in '.join(clocks)}: measure both in the same way.")
+    places = [(row["environment"]["cpu"].strip(), row["environment"]["threads"]) for row in rows]
+    if len(set(places)) > 1:
+        told = " and on ".join(f"{cpu} with {_count(threads, 'thread')}" for cpu, threads in places)
+        raise UsageError(f"{name} was taken on {told}: measure both on one machine.")
+
+
+def _count(number, what):
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _names(rows):

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import tempfile
 from pathlib import Path
 
 from minilm.flags import UsageError, nearest
@@ -161,6 +162,13 @@ def file(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {there} is no folder")
     if not os.access(there, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {there} may only be read")
+    try:
+        if there.is_dir():  # in which some, as /proc, let nobody make a file and do not say so
+            tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be written: {there} takes no file ({error.strerror})"
+        ) from None
     return text
 
 

@@ -3,11 +3,12 @@
 import base64
 import inspect
 import itertools
+import statistics
 from collections import Counter
 
 from markdown_it import MarkdownIt
 
-from benchmarks.attention import bars, cost, quality_views, views
+from benchmarks.attention import bars, cost, protocol, quality_views, views
 from minilm.variants import VARIANTS
 
 KINDS = {
@@ -19,6 +20,11 @@ LIMITS = (
     "*At the roof*: as many useful FLOPs, at the most that this machine was measured to do at their intensity. "
     "*Arguments and results alone*: a program without temporaries. *Useful FLOPs* of a window grow faster than T while "
     "many queries have fewer keys before them than it is wide."
+)
+SEQUENCES = (
+    "So many sequences stand side by side that they hold equally many tokens together, fewer where contexts are long. "
+    "What a step costs whatever their number is then a larger part of a token: so its time grows with the context even "
+    "where the state does not."
 )
 MEASURED = {
     "fwd": "timed forward",
@@ -60,12 +66,17 @@ def _where(rows):
     revisions = dict.fromkeys(str(e["git"]) for e in found)
     loads = [e["load"] for e in found if e.get("loaded")]
     clocks = dict.fromkeys(row["time"]["clock"] for row in rows if "time" in row)
-    text = f"Measured in {' and '.join(clocks)} on " + "; ".join(places) + f"; minilm at {', '.join(revisions)}."
+    text = " ".join(["Measured", *([f"in {' and '.join(clocks)}"] if clocks else []), "on "]) + "; ".join(places)
+    text += f"; minilm at {', '.join(revisions)}."
     if loads:
         text += (
             f" The machine was shared: in {len(loads)} of {len(rows)} rows its load was beyond its number of cores, up "
             f"to {max(loads):g}, and others were in its caches; ratios say more than milliseconds."
         )
+    times = [row["time"] for row in rows if "time" in row]
+    if times:
+        settled, middle = sum(t["settled"] for t in times), statistics.median(t["spread"] for t in times)
+        text += f" {settled} of {len(times)} times are settled to {protocol.SPREAD:.0%}, half of them to {middle:.1%}."
     return text
 
 
@@ -108,6 +119,7 @@ def _sections(rows, quality, pictures):
                 lengths = [row["sizes"].get("length") or row["sizes"]["context"] for row in alike]
                 if alike:
                     shares.append(_share([row["candidate"] for row in alike], what, lengths))
+            blocks[:0] = [SEQUENCES] * (benchmark == "decode")
             yield title, [*filter(None, blocks), *filter(None, [" ".join(shares)])]
     if quality:
         recalled = [row["variant"] for row in quality if row.get("accuracy") is not None]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.attention import device_time
+from minilm.sentences import said
 
 SPREAD = 0.02  # of the median: the median distance to it at which a time is taken for settled
 FEWEST, MOST = 3, 60  # samples
@@ -67,7 +68,7 @@ def compiled(function: Callable, inputs: tuple, donate: tuple[int, ...] = ()):
 
 def failure(error: Exception) -> dict:
     """What a row says of a candidate that raised it."""
-    return {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+    return {"status": "failed", "reason": said(error)}
 
 
 def settled_times(runs: dict[Any, Callable], *, seconds: float, timer: Timer = CPU) -> tuple[dict[Any, list], dict]:

@@ -4,6 +4,7 @@
     python -m benchmarks.attention.quality --preset cpu             four tasks, three seeds, three rates: 7 CPU hours
     python -m benchmarks.attention.quality --tasks mqar:length=128,pairs=32 --variants nope gated-delta-net
     python -m benchmarks.attention.quality --views [FOLDER]         only the table, and the plots, of what is there
+    python -m benchmarks.attention.quality --cost                   what a step of each row takes, timed in turn
 
 One JSON line a cell (task, variant, seed, learning rate) is appended to the file as soon as it is measured, and what
 the file holds is not run again. A cell of a variant that cannot be is a line with the reason. Two accuracies of those
@@ -20,6 +21,7 @@ from pathlib import Path
 import benchmarks.measure as measure
 from benchmarks.attention import options, quality_views, record
 from minilm.flags import UsageError
+from minilm.run_folder import write_whole
 
 SCHEMA = 1
 VARIANTS = "rows of minilm.variants, or module:function, with their options"
@@ -95,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--plan", action="store_true", help="list the cells, and run none")
     flags.add_argument("--views", nargs="?", const="", metavar="FOLDER", help="table of the file; plots into a folder")
+    flags.add_argument(
+        "--cost",
+        nargs="?",
+        const=60,
+        type=options.positive,
+        metavar="SECONDS",
+        help="train nothing; time a step of all that the file holds, in turn, so many CPU seconds a table (60)",
+    )
     flags.add_argument("--decoded", type=Path, default=DECODED, help="rows of decode --out, for the second plot")
     flags.add_argument("--core", type=core, help="the core to hold everything to (default: the first it may use)")
     flags.add_argument(options.ACCELERATOR, action="store_true", help="use the device that JAX finds, not one CPU core")
@@ -172,6 +182,16 @@ def measured(cell, command: str) -> dict:
     return {"schema": SCHEMA, "mode": "quality"} | cell.identity | results | {"environment": where}
 
 
+def with_costs(rows: list[dict], flags) -> list[dict]:
+    """The rows with what a step of each takes, as the file holds them from now on."""
+    from benchmarks.attention.quality_cost import timed
+
+    asked = (parser().parse_args(command.split()[4:]) for command in quality_views.commands(rows))
+    rows = timed(rows, [cell for each in asked for cell in cells(each)], flags.cost, flags.command)
+    write_whole(flags.out, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
 def main(arguments: list[str]) -> int:
     """Run the cells that the file lacks, and print the table of all that it holds."""
     flags = parser().parse_args(arguments)
@@ -182,10 +202,10 @@ def main(arguments: list[str]) -> int:
 
     tune()
     try:
-        wanted = [] if flags.views is not None else cells(flags)
+        wanted = [] if (shown := flags.views is not None or flags.cost is not None) else cells(flags)
     except ValueError as refusal:
         raise UsageError(str(refusal)) from None
-    if flags.views is not None and not flags.out.exists():
+    if shown and not flags.out.exists():
         raise UsageError(f"There is no {flags.out} to show: name a file of results by --out, or measure some first.")
     rows = rows_of(flags.out)
     for cell in wanted:
@@ -199,6 +219,8 @@ def main(arguments: list[str]) -> int:
         append(row, flags.out)
         rows.append(json.loads(json.dumps(row)))
         print(quality_views.line(row), flush=True)
+    if flags.cost is not None:
+        rows = with_costs(rows, flags)
     if not flags.plan:
         print(quality_views.table(rows))
     if flags.views:

@@ -50,32 +50,32 @@ def decode_times(rows: list[dict]) -> dict[str, float]:
 
 
 def _recall(records, names):
+    """A line of panels for each task: what is known of texts as they were trained on, and where it is hardest."""
     tasks = defaultdict(list)
     for record in records:
         row = record["row"]
         tasks[f"{row['task']}, {quality_views.sizes(row)}{quality_views.match(row)}"].append(record)
     heights = [3.6 + len(group) / 20 for group in tasks.values()]
-    figure = Figure(figsize=(10, sum(heights)), dpi=90, layout="constrained")
-    panels = figure.subplots(len(tasks), squeeze=False, height_ratios=heights).flat
-    for axes, (title, group) in zip(panels, tasks.items(), strict=True):
-        _points(axes, group, names, lambda row: row["state_bytes"], lambda row: row["accuracy"])
-        chance = group[0]["row"]["chance"]
-        axes.axhline(chance["value"], ls="--", lw=0.8, color="gray", label="knows the values, not the binding")
-        axes.axhline(chance["token"], ls=":", lw=0.8, color="gray", label="any token")
-        axes.set(xscale="log", xlabel="bytes of state", ylabel="accuracy", ylim=(0, 1.05))
-        far = _farthest(axes, group, names)
-        axes.set_title(title + (f" (×: at {far})" if far else ""), fontsize=9, loc="left")
-        _legend(axes)
+    figure = Figure(figsize=(11, sum(heights)), dpi=90, layout="constrained")
+    parts = figure.subfigures(len(tasks), squeeze=False, height_ratios=heights).flat
+    for part, (title, group) in zip(parts, tasks.items(), strict=True):
+        chance, far = group[0]["row"]["chance"], [*group[0]["row"]["transfer"]][-1:]
+        panels = part.subplots(1, 1 + len(far), sharey=True, squeeze=False)[0]
+        for axes, place in zip(panels, [None, *far], strict=True):
+            _points(axes, group, names, lambda row: row["state_bytes"], _right_at(place))
+            axes.set(xscale="log", xlabel="bytes of state", ylim=(0, 1.05))
+            axes.set_title(f"at {place}" if place else "as trained", fontsize=9, loc="left")
+        panels[0].axhline(chance["value"], ls="--", lw=0.8, color="gray", label="knows the values, not the binding")
+        panels[0].axhline(chance["token"], ls=":", lw=0.8, color="gray", label="any token")
+        panels[0].set_ylabel("accuracy")
+        part.suptitle(title, fontsize=9)
+        _legend(part, panels[0])
     return _png(figure)
 
 
-def _farthest(axes, records, names):
-    """A cross at the mean accuracy where it is hardest, which tells apart who knows all of what was trained."""
-    far = [*records[0]["row"]["transfer"]][-1:]
-    for record in records if far else ():
-        row, mean = record["row"], statistics.mean(cell["transfer"][far[0]] for cell in record["seeds"])
-        axes.plot(row["state_bytes"], mean, "x", color=f"C{names.index(row['variant']) % 10}", markersize=6)
-    return "".join(far)
+def _right_at(place):
+    """A row's accuracy: as it was trained, or at another place."""
+    return lambda row: row["transfer"][place] if place else row["accuracy"]
 
 
 def _texts(records, names, times):
@@ -86,7 +86,7 @@ def _texts(records, names, times):
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _legend(axes)
+    _legend(figure, axes)
     return _png(figure)
 
 
@@ -102,11 +102,10 @@ def _points(axes, records, names, x, y):
         axes.errorbar([x(record["row"])], [mean], around, label=record["row"]["variant"], **style)
 
 
-def _legend(axes):
-    many = len(axes.get_legend_handles_labels()[1]) > views.MANY
-    beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}  # for points lie close together
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.06, -0.16), "ncols": 3}
-    axes.legend(fontsize=7, **(below if many else beside))
+def _legend(figure, axes):
+    handles, names = axes.get_legend_handles_labels()
+    many = {"loc": "outside lower center", "ncols": 3} if len(names) > views.MANY else {"loc": "outside right center"}
+    figure.legend(handles, names, fontsize=7, **many)
 
 
 def _png(figure):

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import benchmarks.measure as measure
 from minilm.flags import UsageError
+from minilm.sentences import said
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "oom", "wrong", "failed")
@@ -102,10 +103,22 @@ def write(path, rows: list[dict]) -> None:
     Path(path).write_text("".join(json.dumps(_finite(row), separators=(",", ":")) + "\n" for row in rows))
 
 
+class UnwrittenError(UsageError):
+    """What was measured, in `rows`, could not be written: it is shown all the same."""
+
+    def __init__(self, path, rows: list[dict], error: OSError):
+        super().__init__(
+            f"{path} could not be written ({error.strerror or error}), and what was measured is in the table alone: "
+            "keep that, or measure again with another --out."
+        )
+        self.rows = rows
+
+
 def collected(rows, path, tell) -> list[dict]:
     """All rows of a run, each told as it comes, and written before they are shown, which nobody may read to its end.
 
-    What a run that is ended had measured is written beside, as `FILE.part`. Without a path nothing is written.
+    What a run that is ended had measured is written beside, as `FILE.part`. Without a path nothing is written; where
+    there is no writing, an `UnwrittenError` holds the rows.
     """
     found = []
     try:
@@ -119,7 +132,10 @@ def collected(rows, path, tell) -> list[dict]:
                 print(f"What was measured is in {path}.part.", file=sys.stderr)
         raise
     if path:
-        write(path, found)
+        try:
+            write(path, found)
+        except OSError as error:
+            raise UnwrittenError(path, found, error) from error
     return found
 
 
@@ -215,7 +231,7 @@ def rows_as_written(show):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UsageError(f"A row of these files is not as --out writes it ({what}): measure it anew.") from error
+            what = f"A row of these files is not as --out writes it ({said(error)}): measure it anew."
+            raise UsageError(what) from error
 
     return shown

@@ -48,6 +48,15 @@ def crossing(times: dict[int, float], others: dict[int, float]) -> tuple[float, 
     return guess, False
 
 
+def rounded(length: float, measured) -> int:
+    """A crossing in the two digits that times allow, or the length that was measured.
+
+    >>> rounded(1036.4, [512, 1024]), rounded(512.0, [512, 1024])
+    (1000, 512)
+    """
+    return int(length) if length in measured else int(float(f"{length:.2g}"))
+
+
 def _slope(x, y, x_next, y_next):
     return (y_next - y) / math.log(x_next / x)
 

@@ -21,7 +21,7 @@ COLUMNS = {
     "executed": "FLOPs executed by useful ones",
     "roof": "share of what the machine could do at this intensity, and what bounds it",
     "MB": "memory of the program; in decoding, what one sequence holds",
-    "error": "against float64, under N(0, 1) / with outliers",
+    "error": "against float64, under N(0, 1) / with outliers, of all of a few hundred tokens",
     "naive": "the definition's error in the same precision",
     "note": "",
 }
@@ -61,6 +61,7 @@ def note(row: dict) -> str:
         return f"{row['status']}: {row['reason']}"
     device = row["environment"]["device"]
     notes = [] if device == "cpu" else [f"on {device}"]
+    notes += [f"{row['sizes']['sequences']} sequences"] if "sequences" in row["sizes"] else []
     notes += ["loaded machine"] if row["environment"].get("loaded") else []
     if "time" in row and not row["time"]["settled"]:
         notes.append(f"not settled: ±{100 * row['time']['spread']:.0f}% of {row['time']['n']} samples")
@@ -187,7 +188,7 @@ def crossovers(rows: list[dict]) -> list[str]:
                 if found:
                     length, reached = found
                     guess = "" if reached else ", if both grow on as they did (not measured)"
-                    lines.append(f"{first} passes {second} at T = {length:.0f}, {group}{guess}")
+                    lines.append(f"{first} passes {second} at T = {scaling.rounded(length, shared)}, {group}{guess}")
     return lines
 
 

@@ -38,7 +38,7 @@ def t5(d, heads, buckets=32):
 
 @variant("positions", paper="arXiv:2104.09864")
 def rotary(d, heads, theta=10000.0):
-    """Rotary: queries and keys are turned by their positions, so that scores know distances."""
+    """Rotary, as `mha` is: queries and keys are turned by their positions, so that scores know distances."""
     return softmax_mixer(Rotary(Dense(Causal()), theta), **heads_of(d, heads), bias=False)
 
 

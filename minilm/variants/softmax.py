@@ -3,6 +3,7 @@
 Where a row says nothing else, positions are rotary and no token sees the future.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -43,9 +44,27 @@ def learned(init_attend, attend_of, d: int, heads: int) -> Mixer:
     return learned_mixer(init_attend, attend_of, **heads_of(d, heads), bias=False)
 
 
+def bounded(mixer: Mixer, most: int, way_out: str) -> Mixer:
+    """The same, where more than `most` tokens, and a cache of more, are refused."""
+
+    def check(length):
+        if length > most:
+            raise ValueError(f"{length} tokens are more than the {most} that can be read: {way_out}.")
+
+    def apply(params, x, tokens):
+        check(x.shape[-2])
+        return mixer.apply(params, x, tokens)
+
+    def init_state(params, size, dtype=None):
+        check(size)
+        return mixer.init_state(params, size, dtype)
+
+    return replace(mixer, apply=apply, init_state=init_state)
+
+
 @variant("softmax", paper="arXiv:1706.03762")
 def mha(d, heads):
-    """Multi-head attention: every head has keys and values of its own."""
+    """Multi-head attention: every head has keys and values of its own; rotary, not the paper's sinusoids."""
     return ruled(Causal(), d, heads)
 
 
@@ -81,9 +100,13 @@ def longformer(d, heads, width=256, first=16):
 
 @variant("softmax", paper="arXiv:2007.14062")
 def big_bird(d, heads, size=64, blocks=64, random=3):
-    """BigBird, one way: a window of two blocks, two blocks that all see, and others drawn by lot."""
+    """BigBird, one way: a window of two blocks, two blocks that all see, and others drawn by lot among `blocks`.
+
+    Beyond these nothing is drawn, so a sequence of more than size · blocks tokens is refused.
+    """
     rule = big_bird_rule(jax.random.key(0), size=size, n_blocks=blocks, n_random=random)
-    return ruled(Causal() & rule, d, heads)
+    way_out = f"big-bird draws lots among {blocks} blocks of {size}, so give it more `blocks`"
+    return bounded(ruled(Causal() & rule, d, heads), size * blocks, way_out)
 
 
 @variant("softmax", paper="Llama 4")
@@ -183,7 +206,7 @@ def mla(d, heads, latent=0, rotary=0):
 
 @variant("softmax", paper="arXiv:2410.05258")
 def differential(d, heads, depth=1):
-    """Differential attention: one softmax minus a share of another, so that what is common to both cancels."""
+    """Differential attention: one softmax minus a share of another, so that what both see cancels; no positions."""
     sizes = heads_of(d, heads)
     if heads % 2:
         raise ValueError(f"Differential attention pairs its heads, and {heads} are odd: choose an even number.")

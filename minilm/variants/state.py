@@ -12,19 +12,19 @@ from minilm.variants.table import heads_of, variant
 
 @variant("state", paper="arXiv:2006.16236")
 def linear(d, heads, chunk=64):
-    """Linear attention: elu(x) + 1 of queries and keys instead of the exponential of their product."""
+    """Linear attention: elu(x) + 1 of queries and keys, not the exponential of their product; no positions."""
     return linear_mixer(elu_plus_one, **state_heads(d, heads), chunk=chunk)
 
 
 @variant("state", paper="arXiv:2402.18668")
 def based(d, heads, width=16, chunk=64):
-    """Based: the exponential's Taylor series up to the square, of keys as narrow as `width`."""
+    """Based: the exponential's Taylor series up to the square, of keys as narrow as `width`; no positions."""
     return based_mixer(**state_heads(d, heads) | {"k": width}, chunk=chunk)
 
 
 @variant("state", paper="arXiv:2009.14794")
 def performer(d, heads, features=64, chunk=64):
-    """Performer: random features whose product is the softmax's weight on average."""
+    """Performer: random features whose product is the softmax's weight on average; no positions."""
     return performer_mixer(**state_heads(d, heads), m=features, chunk=chunk)
 
 
@@ -42,7 +42,7 @@ def gla(d, heads):
 
 @variant("state", paper="arXiv:2404.05892")
 def rwkv6(d, heads):
-    """RWKV-6: such gates, and the current token is read apart from the state."""
+    """RWKV-6: such gates, the current token read apart from the state, and a token shift not read from the data."""
     return rwkv6_mixer(**state_heads(d, heads))
 
 

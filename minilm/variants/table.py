@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from minilm.layers.linear_attention.convolved import BEGINNINGS, convolved_mixer
+from minilm.sentences import one_line, said
 from minilm.shapes import Mixer
 
 Family = Literal["softmax", "positions", "state", "selection"]
@@ -39,7 +40,8 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {}
 CONVOLUTION = {"convolution": 0, "initial": "random"}  # options of all: a short convolution before the mixer
-# Of 0 there would be none; a head may begin to forget at any rate from 1 up.
+TRUTHS = {"True": True, "true": True, "False": False, "false": False}
+# What options of minilm's own rows may be. Of 0 there would be none; a head may begin to forget at any rate from 1 up.
 EXTENTS = {"chunk", "fastest", "features", "groups", "length", "rate", "size", "state", "stride", "width"}
 EXTENTS |= {"buckets", "trained"}
 COUNTS = ("depth", "first", "latent", "n", "random", "rotary", "sinks")
@@ -122,7 +124,7 @@ def read(text: str) -> tuple[Variant, dict]:
             raise ValueError(f"{name} has no option {part!r}: give name=value, of {', '.join(known)}.")
         if key in options:
             raise ValueError(f"{text} gives the option {key} twice: give it once.")
-        options[key] = _converted(key, value, known[key])
+        options[key] = _converted(key, value, known[key], ours=name in VARIANTS)
     return row, options
 
 
@@ -134,8 +136,8 @@ def _imported(place):
         inspect.signature(build)
         return build
     except (Exception, SystemExit) as error:  # whatever a module of one's own does while it is read
-        what = f"{type(error).__name__}: {str(error).rstrip('.')}"
-        raise ValueError(f"{place} was taken for a variant outside of minilm, and could not be had: {what}.") from None
+        sentence = f"{place} was taken for a variant outside of minilm, and could not be had: {said(error)}."
+        raise ValueError(sentence) from None
     finally:
         sys.path.remove(here)
 
@@ -143,28 +145,33 @@ def _imported(place):
 def _built(row, text, d, heads, options):
     try:
         mixer = row.build(d, heads, **options)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
     except Exception as error:  # of a function of one's own, perhaps of other arguments
-        what = f"{type(error).__name__}: {str(error).rstrip('.')}"
-        raise ValueError(f"{text} could not be made of a width of {d} and {heads} heads: {what}.") from error
+        raise ValueError(f"{text} could not be made of a width of {d} and {heads} heads: {said(error)}.") from error
     if not isinstance(mixer, Mixer):
         raise ValueError(f"{text} makes a {type(mixer).__name__}: expected a `minilm.shapes.Mixer`.")
     return mixer
 
 
-def _converted(key, value, default):
-    kind = float if isinstance(default, float) else int if isinstance(default, int) else str
+def _converted(key, value, default, ours):
+    kind = next((kind for kind in (bool, int, float) if isinstance(default, kind)), str)
+    must = "True or False" if kind is bool else f"of the kind {kind.__name__}"
     try:
-        converted = kind(value)
-    except ValueError:
-        raise ValueError(f"The option {key} is {value!r}, and must be of the kind {kind.__name__}.") from None
+        converted = TRUTHS[value] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        raise ValueError(f"The option {key} is {value!r}, and must be {must}.") from None
+    if ours:  # a row elsewhere may mean something else by the same word
+        _check(key, value, converted)
+    if isinstance(converted, int) and abs(converted) >= 2**31:
+        raise ValueError(f"The option {key} is {value}, and must be below {2**31}.")
+    return converted
+
+
+def _check(key, value, converted):
     if key in EXTENTS and converted < 1:
         raise ValueError(f"The option {key} is {value}, and must be at least 1.")
     if key in COUNTS and converted < 0:
         raise ValueError(f"The option {key} is {value}, and must be 0 or more.")
     if key in SCALES and not 0 < converted < math.inf:
         raise ValueError(f"The option {key} is {value}, and must be a finite number above 0.")
-    if isinstance(converted, int) and abs(converted) >= 2**31:
-        raise ValueError(f"The option {key} is {value}, and must be below {2**31}.")
-    return converted

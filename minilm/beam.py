@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from minilm.generation import check_prompts, read_prompts
 
+_CANDIDATES = 2**31 - 1  # that JAX can number, of which each beam brings as many as there are tokens
+
 
 class Hypothesis(NamedTuple):
     """A continuation, without the prompt and without its end-of-text token, and its score."""
@@ -72,7 +74,7 @@ def beam_search(
     Paper: arXiv:1609.08144 (length penalty).
     """
     [prompt] = check_prompts([prompt], config.vocab_size, config.context_length)
-    _check_settings(beams, max_new_tokens, length_penalty)
+    _check_settings(beams, max_new_tokens, length_penalty, config.vocab_size)
     s = config.context_length
     steps = min(max_new_tokens, s - len(prompt))
     tokens = np.zeros((1, s), np.int32)
@@ -116,7 +118,7 @@ def translate(
     Raises:
       ValueError: lengths that are not those of the sources, or senseless settings.
     """
-    _check_settings(beams, max_new_tokens, length_penalty)
+    _check_settings(beams, max_new_tokens, length_penalty, config.vocab_size)
     source, source_length = np.asarray(source), np.asarray(source_length)
     fit = source.ndim == 2 and source.shape[1] > 0 and source_length.shape == source.shape[:1]
     if not fit or ((source_length < 0) | (source_length > source.shape[1])).any():
@@ -211,10 +213,12 @@ def _translate(model, config, beams, steps, params, source, source_length, lengt
     return jax.vmap(one)(*model.read(params, source, source_length, config=config))
 
 
-def _check_settings(beams, max_new_tokens, length_penalty):
+def _check_settings(beams, max_new_tokens, length_penalty, vocab_size):
     for name, value in (("beams", beams), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, and is {value}.")
+    if beams > (most := _CANDIDATES // vocab_size):
+        raise ValueError(f"beams must be at most {most} with a vocabulary of {vocab_size} tokens, and is {beams}.")
     if not 0 <= length_penalty < float("inf"):
         raise ValueError(f"length_penalty must be 0 (none) or more, and is {length_penalty:g}.")
 

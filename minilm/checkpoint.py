@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step-00000400/
       state.safetensors     parameters, optimizer, step
-      manifest.json         a checksum for every tensor, the step, the loss on held-out text
+      manifest.json         a checksum for every tensor and the tokenizer, the step, the loss on held-out text
 
 A checkpoint is written aside, into a folder with a temporary name; the disk is asked to keep the files, then the
 folder; then one rename puts it in place. Whoever looks sees a whole checkpoint or none. The best one is the
@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from minilm.run_folder import command_to_go_on, read_model, read_tokenizer, steps, sync_folder, write_synced
+from minilm.run_folder import (
+    command_to_go_on,
+    command_to_write,
+    read_model,
+    read_tokenizer,
+    steps,
+    sync_folder,
+    tokenizer_of,
+    write_synced,
+)
 from minilm.tensor_file import DamagedFileError, read_tensors, write_tensors
 
 _FORMAT = "minilm checkpoint 1"
@@ -73,12 +82,17 @@ def _describe(leaf):
 
 
 class Manifest(NamedTuple):
-    """What stands beside the tensors; `validation` is the loss on held-out text, None if it was not measured."""
+    """What stands beside the tensors.
+
+    `validation` is the loss on held-out text, None if it was not measured; `tokenizer` the checksum of the run's own,
+    None where that is not known.
+    """
 
     step: int
     validation: float | None
     progress: dict
     checksums: dict[str, int]
+    tokenizer: int | None = None
 
 
 def save(
@@ -106,7 +120,9 @@ def save(
             shutil.rmtree(leftover)
         aside.mkdir(parents=True)
         checksums = write_tensors(aside / "state.safetensors", tensors)
-        _write_manifest(aside / "manifest.json", Manifest(step, validation, progress or {}, checksums))
+        _write_manifest(
+            aside / "manifest.json", Manifest(step, validation, progress or {}, checksums, tokenizer_of(run))
+        )
         sync_folder(aside)
         for path in [path for path in steps(run) if path.name >= final.name]:  # of a course that was left
             os.replace(path, folder / f"{_TEMPORARY}{path.name}")
@@ -134,10 +150,11 @@ def save(
 
 def read(checkpoint: Path) -> tuple[dict[str, np.ndarray], Manifest]:
     """The tensors and the manifest of one checkpoint, all checksums verified; `DamagedFileError` otherwise."""
-    manifest = read_manifest(checkpoint)
-    if not (checkpoint / "state.safetensors").exists():
-        raise DamagedFileError(f"{checkpoint} is damaged: its state.safetensors is missing, and with it every tensor.")
-    return read_tensors(checkpoint / "state.safetensors", manifest.checksums), manifest
+    manifest, path = read_manifest(checkpoint), checkpoint / "state.safetensors"
+    try:
+        return read_tensors(path, manifest.checksums), manifest
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read, nor any tensor in it: {error.strerror}.") from error
 
 
 def load(checkpoint: Path, like) -> tuple[Any, Manifest]:
@@ -148,20 +165,30 @@ def load(checkpoint: Path, like) -> tuple[Any, Manifest]:
     try:
         tensors, manifest = read(checkpoint)
     except DamagedFileError as error:
-        raise CheckpointError(f"{error} {_offer(checkpoint)}") from error
+        run = checkpoint.parent.parent
+        earlier = [other for other in steps(run) if other.name < checkpoint.name]
+        offer = _offer("before it", earlier, f"continue from there with `{command_to_go_on(run)} --from-step")
+        raise CheckpointError(f"{error} {offer}") from error
     return restore(like, tensors, checkpoint), manifest
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
-    """A checkpoint's manifest, its own checksum verified."""
+    """A checkpoint's manifest, its own checksum verified, and that it is of this run and of the step in its name."""
     path = checkpoint / "manifest.json"
     try:
         document = json.loads(path.read_text())
-        if document["crc32"] != zlib.crc32(json.dumps(document["manifest"]).encode()):
+        content = document["manifest"]
+        if document["crc32"] != zlib.crc32(json.dumps(content).encode()):
             raise ValueError("the checksum differs")
-        return Manifest(**{name: document["manifest"][name] for name in Manifest._fields})
+        manifest = Manifest(**{name: content[name] for name in Manifest._fields if name in content})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{path} is missing or damaged, so that no tensor beside it can be checked.") from error
+    if checkpoint.name != (saved := f"step-{manifest.step:08d}"):
+        raise DamagedFileError(f"{checkpoint} is another checkpoint than its name says: it was saved as {saved}.")
+    began = tokenizer_of(checkpoint.parent.parent)
+    if began is not None and manifest.tokenizer not in (None, began):
+        raise DamagedFileError(f"{checkpoint} is of another run: it was saved beside another tokenizer.")
+    return manifest
 
 
 def _write_manifest(path, manifest):
@@ -170,16 +197,14 @@ def _write_manifest(path, manifest):
     write_synced(path, json.dumps(document, indent=1))
 
 
-def _offer(checkpoint):
-    run = checkpoint.parent.parent
-    for earlier in reversed([other for other in steps(run) if other.name < checkpoint.name]):
+def _offer(where, others, command):
+    """The latest of the other checkpoints that is whole, and what takes it."""
+    for other in reversed(others):
         try:
-            manifest = read(earlier)[1]
+            return f"{other} {where} is whole: {command} {read(other)[1].step}`."
         except DamagedFileError:
             continue
-        command = f"{command_to_go_on(run)} --from-step {manifest.step}"
-        return f"{earlier} before it is whole: continue from there with `{command}`."
-    return "No checkpoint before it is whole: train again."
+    return f"No checkpoint {where} is whole: train again."
 
 
 # ── the checkpoints of a run ─────────────────────────────────────────────────────────────────────────────────────────
@@ -254,6 +279,8 @@ def load_run(run: Path | str, step: int | str = "best") -> Run:
     try:
         tensors, manifest = read(checkpoint)
     except DamagedFileError as error:
-        raise CheckpointError(f"{error} {_offer(checkpoint)}") from error
+        others = [other for other in steps(run) if other != checkpoint]
+        offer = _offer("beside it", others, f"take that with `{command_to_write(run)} --step")
+        raise CheckpointError(f"{error} {offer}") from error
     params = {name.removeprefix("params."): tensor for name, tensor in tensors.items() if name.startswith("params.")}
     return Run(model, config, restore(like, params, checkpoint), read_tokenizer(run), manifest)

@@ -103,7 +103,7 @@ class TrainConfig:
     accumulate: int = 1
     """Cut each batch into this many parts, one after the other in memory; the result is that of the whole batch."""
     steps_per_call: int = 10
-    """Steps that one compiled call makes; the numbers stay the same, only the time between them changes."""
+    """Steps that one compiled call makes; the state stays the same bit for bit, records but for their last digit."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """The precision of the matrix products; parameters and everything else stay in float32."""
     mesh: str = ""
@@ -194,28 +194,26 @@ BASELINES = (*ORDERS, "xz")
 SIZES = ("n_layers", "n_heads", "d_model", "d_hidden", "context_length")
 """What an architecture has at least one of."""
 
+_MOST = (1 << 31) - 1  # what JAX counts to, and numbers an array's places by
+
 
 def check(config: TrainConfig) -> TrainConfig:
     """The same config, if its numbers make sense; a `ValueError` that names the flag otherwise."""
     for name in ("steps", "batch_size", "accumulate", "steps_per_call", "evaluate_every", "evaluate_batches", "keep"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(config, name)}, and must be at least 1.")
+        _check_count(name, getattr(config, name), _MOST if name in ("steps", "batch_size") else math.inf)
     if config.batch_size % config.accumulate:
         raise ValueError(
             f"A batch of {config.batch_size} sequences cannot be cut into {config.accumulate} equal parts: "
             f"choose an --accumulate that divides --batch-size."
         )
     for name in SIZES:
-        if getattr(config.architecture, name) < 1:
-            raise ValueError(
-                f"--{name.replace('_', '-')} is {getattr(config.architecture, name)}, and must be at least 1."
-            )
+        _check_count(name, getattr(config.architecture, name), _MOST)
     told = config.optimization
     for name, fits, expected in [
         ("learning_rate", 0 < told.learning_rate < math.inf, "more than 0, and finite"),
         ("matrix_learning_rate", 0 < told.matrix_learning_rate < math.inf, "more than 0, and finite"),
         ("clip_norm", told.clip_norm > 0, "more than 0; inf clips nothing"),
-        ("warmup_steps", told.warmup_steps >= 0, "0, for none, or more"),
+        ("warmup_steps", 0 <= told.warmup_steps <= _MOST, f"0, for none, or more, and at most {_MOST}"),
         ("warmdown_share", 0 <= told.warmdown_share <= 1, "a share from 0 to 1"),
         ("final_share", 0 <= told.final_share <= 1, "a share from 0 to 1"),
         ("weight_decay", 0 <= told.weight_decay < math.inf, "0, for none, or more, and finite"),
@@ -236,6 +234,12 @@ def check(config: TrainConfig) -> TrainConfig:
         if name not in BASELINES:
             raise ValueError(f"There is no baseline called {name!r}; there are {', '.join(BASELINES)}.")
     return config
+
+
+def _check_count(name, number, most):
+    if not 1 <= number <= most:
+        bound = "least 1" if number < 1 else f"most {most}"
+        raise ValueError(f"--{name.replace('_', '-')} is {number}, and must be at {bound}.")
 
 
 def check_changes(config: TrainConfig, saved: TrainConfig) -> TrainConfig:

@@ -8,6 +8,7 @@ import difflib
 import io
 import itertools
 import re
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -178,6 +179,7 @@ class UsageError(ValueError):
 def parse(command: str, arguments: list[str], preset: str = "default"):
     """The flags of a command as its dataclass; `train` starts from a preset, or from the run that it resumes."""
     kind = KINDS[command]
+    _check_once(kind, arguments)
     default = Train(config=_defaults(arguments, preset)) if kind is Train else tyro.MISSING_NONPROP
     told = io.StringIO()
     try:
@@ -198,6 +200,17 @@ def parse(command: str, arguments: list[str], preset: str = "default"):
     if unknown:
         raise UsageError(_unknown(command, kind, unknown[0]))
     return flags
+
+
+def _check_once(kind, arguments):
+    """Refuse a flag that stands there twice, for tyro hears the last alone."""
+    names, given = flag_names(kind), Counter()
+    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+        flag = argument.split("=")[0].replace("_", "-")
+        given[flag if flag in names else flag.replace("--no-", "--", 1)] += 1
+    for flag in names:
+        if given[flag] > 1:
+            raise UsageError(f"{flag} stands twice, and only the last counts: give it once, with all its values.")
 
 
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed")  # flags that no beam heeds
@@ -245,7 +258,8 @@ def flag_names(kind) -> list[str]:
     """The flags that a dataclass makes, those of the dataclasses within it included."""
     names = []
     for each in fields(kind):
-        names += flag_names(NESTED[each.name]) if each.name in NESTED else [f"--{each.name.replace('_', '-')}"]
+        if tyro.conf.Positional not in getattr(each.type, "__metadata__", ()):
+            names += flag_names(NESTED[each.name]) if each.name in NESTED else [f"--{each.name.replace('_', '-')}"]
     return names
 
 
@@ -268,6 +282,10 @@ def _unknown(command, kind, argument):
     if not flag.startswith("-"):
         said = f"`minilm {command}` does not know what to do with {argument!r}"
         return f"{said}: texts with spaces and patterns such as '*.txt' need quotes."
+    if flag in flag_names(kind):  # then it stands behind --
+        return (
+            f"`minilm {command}` takes all behind -- for text, {flag} too: give flags before it, the text alone behind."
+        )
     return (
         f"`minilm {command}` has no flag {flag}{nearest(flag, flag_names(kind))}; `minilm {command} --help` shows all."
     )

@@ -68,7 +68,7 @@ def start(model, params, config, prompts: Sequence, *, max_new_tokens: int, key=
         tokens[row, : len(prompt)] = prompt
         seen[row, prompt] = True
     keys = _row_keys(key, b)
-    limit = np.minimum(length + np.minimum(max_new_tokens, s), s).astype(np.int32)
+    limit = np.minimum(length + min(max_new_tokens, s), s).astype(np.int32)
     state = read_prompts(model, config, params, tokens, length - 1)
     tokens, length, limit, seen = map(jnp.asarray, (tokens, length, limit, seen))
     return Progress(state, tokens, length, limit, seen, done=jnp.zeros(b, bool), keys=keys)
@@ -199,7 +199,8 @@ def generate(
     """
     sampler, params = check_draw(sampler, key), _on_device(params)
     progress = start(model, params, config, prompts, max_new_tokens=max_new_tokens, key=key)
-    progress = advance(model, config, params, sampler, _id(end_token), progress, max_new_tokens)
+    steps = min(max_new_tokens, config.context_length)
+    progress = advance(model, config, params, sampler, _id(end_token), progress, steps)
     rows = zip(np.asarray(progress.tokens), prompts, progress.length, strict=True)
     new = (row[len(prompt) : n] for row, prompt, n in rows)
     return [tokens[:-1] if tokens[-1] == end_token else tokens for tokens in new]
@@ -284,7 +285,7 @@ def generate_text(
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     progress = start(model, params, config, ids, max_new_tokens=max_new_tokens, key=key)
     texts, read = [TextStream(tokenizer, stop) for _ in ids], [len(prompt) for prompt in ids]
-    written = [""] * len(ids)
+    written, max_new_tokens = [""] * len(ids), min(max_new_tokens, config.context_length)
     while not progress.done.all():
         # Without stop strings nothing on the host can end a sequence, so the loop may run to its end.
         steps = 8 if stop else max_new_tokens

@@ -36,7 +36,7 @@ def show_plan(console: Console, name: str, model, model_config, config: TrainCon
     console.print(_times(plan, tokens, rows))
     console.print(
         "\nThe rates are those of large products in bfloat16 (here float32). A model too small to fill a device is "
-        "slower than this, for starting a step takes its own time.",
+        "slower than this, for starting a step takes its own time; one that fits into caches may write faster.",
         highlight=False,
     )
 
@@ -60,7 +60,7 @@ def _sizes(plan: Plan, config: TrainConfig) -> Table:
 
 
 def _times(plan, tokens, rows) -> Table:
-    table = Table("machine", "peak FLOP/s", "bandwidth", "training fits", "training takes", "writes at most")
+    table = Table("machine", "peak FLOP/s", "bandwidth", "training fits", "training takes", "writes about")
     for machine in rows:
         fitting = "yes" if machines.fits(plan.training_bytes, machine) else "no"
         table.add_row(

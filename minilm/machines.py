@@ -1,4 +1,4 @@
-"""What machines can do at their best, and how long a planned model would take on each.
+"""What machines can do at their best, and about how long a planned model would take on each.
 
 Peaks are those of dense matrix products in bfloat16 with float32 sums, as their makers publish them (without the
 doubling that structured sparsity is said to give), and so are bandwidth and size of the device's own memory.
@@ -63,7 +63,10 @@ def training_seconds(plan: Plan, machine: Machine, tokens: float | int) -> float
 
 
 def token_seconds(plan: Plan, machine: Machine) -> float:
-    """The time of generating one token: every weight and the cache are read once, and multiplied."""
+    """About the time of generating one token: every weight and the cache are read from memory once, and multiplied.
+
+    What fits into caches is read faster, and starting a step takes its own time: see `benchmarks/results/plan.json`.
+    """
     return max(plan.generation_bytes / machine.bandwidth, plan.forward_flops / machine.flops)
 
 

@@ -208,3 +208,22 @@ def say_how_to_go_on(console: Console, folder, step: int) -> None:
     latest = run_folder.steps(folder)[-1].name.endswith(f"-{step:08d}")  # else it went back, and has not come further
     say(console, f"\nInterrupted; step {step} is saved. This goes on as if nothing had happened:\n")
     say(console, f"    {run_folder.command_to_go_on(folder)}{'' if latest else f' --from-step {step}'}\n")
+
+
+def say_how_it_ended(console: Console, config, step: int, progress, best: int) -> None:
+    """Why it stopped early, if it did, and of which step's state is told from here on."""
+    if step < config.steps:
+        why = f"for {progress.in_words()} (--patience {config.patience})"
+        say(console, f"It stopped early, after step {step} of {config.steps}, {why}.")
+    if best != step:
+        say(console, f"The best state was that of step {best}; what follows is about it.")
+
+
+def say_what_there_is(console: Console, config, folder, step: int, progress) -> None:
+    """At the end: where everything is, and the commands that let it write, and train it further."""
+    more = f" --steps {2 * config.steps}" if step == config.steps else ""
+    if progress.exhausts(config.patience):
+        more += f" --patience {progress.waited + config.patience}"  # as long again
+    say(console, f"\nEverything is in {folder}: checkpoints, tokenizer, history.jsonl, loss.png.\n")
+    say(console, f"    {run_folder.command_to_write(folder, config.prompt)}")
+    say(console, f"    {run_folder.command_to_go_on(folder)}{more}\n")

@@ -127,6 +127,11 @@ def command_to_go_on(run: Path) -> str:
     return f"minilm train --resume {shlex.quote(str(run))}"
 
 
+def command_to_write(run: Path, prompt: str = "PROMPT") -> str:
+    """What lets a run's model continue a text, as a shell takes it."""
+    return f"minilm generate {shlex.quote(prompt)} --run {shlex.quote(str(run))}"
+
+
 def latest_run(root: Path | str = "runs") -> Path:
     """The run under `root` whose newest checkpoint is the newest of all."""
     runs = [run for run in Path(root).glob("*") if any((step / "manifest.json").exists() for step in steps(run))]
@@ -226,19 +231,25 @@ def check_architecture(architecture: ModelConfig) -> None:
     """Refuse, before anything is read or learnt, flags that are of another model, and what `init` refuses."""
     import jax  # not above: the command line asks this module before it needs JAX
 
-    known, usual = model_named(architecture.model).Config.__dataclass_fields__, ModelConfig()
-    for name in ("mixer", "cell", "d_hidden"):
-        if getattr(architecture, name) != getattr(usual, name) and name not in known:
-            flag = f"--{name.replace('_', '-')}"
-            owners = ", ".join(model for model in MODELS if name in model_named(model).Config.__dataclass_fields__)
-            raise ValueError(f"{architecture.model} knows no {flag}: leave it out, or train one that does: {owners}.")
-    if "n_heads" in known and architecture.d_model % architecture.n_heads:
+    check_flags(architecture, ModelConfig())
+    model = model_named(architecture.model)
+    if "n_heads" in model.Config.__dataclass_fields__ and architecture.d_model % architecture.n_heads:
         raise ValueError(
             f"{architecture.n_heads} heads cannot share a width of {architecture.d_model} equally: choose an --n-heads "
             f"that divides --d-model."
         )
     made = model_config(architecture, vocab_size=2)
-    jax.eval_shape(lambda key: model_named(architecture.model).init(key, made), jax.random.key(0))
+    jax.eval_shape(lambda key: model.init(key, made), jax.random.key(0))
+
+
+def check_flags(architecture: ModelConfig, usual: ModelConfig) -> None:
+    """Refuse flags that are of another model, unless they are as usual, or as a run was told before."""
+    known = model_named(architecture.model).Config.__dataclass_fields__
+    for name in ("mixer", "cell", "d_hidden"):
+        if getattr(architecture, name) != getattr(usual, name) and name not in known:
+            flag = f"--{name.replace('_', '-')}"
+            owners = ", ".join(model for model in MODELS if name in model_named(model).Config.__dataclass_fields__)
+            raise ValueError(f"{architecture.model} knows no {flag}: leave it out, or train one that does: {owners}.")
 
 
 def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> None:
@@ -273,6 +284,11 @@ def _described(folder):
     return described
 
 
+def tokenizer_of(folder: Path) -> int | None:
+    """The checksum of the tokenizer that the run began with; None where nothing tells it, as of older runs."""
+    return _described(folder).get("tokenizer") if (folder / "model.json").exists() else None
+
+
 def read_tokenizer(folder: Path) -> Any:
     """The run's tokenizer; refused where it is not the one that its model was trained with."""
     from minilm.data.tokenizers import load  # not above: the command line says its help without NumPy
@@ -286,35 +302,3 @@ def read_tokenizer(folder: Path) -> Any:
     else:
         return tokenizer
     raise ValueError(f"{path} {other}: restore the tokenizer that the run began with, or train anew.")
-
-
-def check_same_run(folder: Path, saved: TrainConfig, config: TrainConfig, step: int) -> None:
-    """Refuse to go on from a step under flags that are another run's, or that end before it."""
-    check_same_model(folder, config.architecture)
-    if config.data != saved.data:
-        raise ValueError(f"The run in {folder} has read its corpus: other data, or another tokenizer, is another run.")
-    if config.folder not in ("", saved.folder) and Path(config.folder).resolve() != folder.resolve():
-        raise ValueError(
-            f"The run in {folder} goes on where it is, and not in {config.folder}: leave --folder out, or copy the "
-            f"run there and --resume the copy."
-        )
-    if config.steps < step:
-        raise ValueError(
-            f"The run in {folder} would go on from step {step}, and --steps {config.steps} ends before it: give "
-            f"{step} or more, or go back with --from-step."
-        )
-
-
-def check_same_model(folder: Path, architecture: ModelConfig) -> None:
-    """Refuse to go on with a run under flags that describe another model; what shapes no parameter may change."""
-    model, saved = read_model(folder)
-    asked = model_config(architecture, saved.vocab_size)
-    names = [field.name for field in dataclasses.fields(saved) if field.name not in ("dropout", "remat")]
-    described = {"model": (model.__name__, f"minilm.models.{architecture.model}")}
-    if type(saved) is type(asked):
-        described |= {name: (getattr(saved, name), getattr(asked, name)) for name in names}
-    for name, (there, here) in described.items():
-        if here != there:
-            raise ValueError(
-                f"The run in {folder} has {name} {there}, and cannot go on with {here}: train a new run for that."
-            )

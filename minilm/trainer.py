@@ -8,7 +8,6 @@ of its config and its corpus: interrupted and resumed, it ends with the same bit
 
 import functools
 import math
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from minilm import checkpoint, run_folder
 from minilm.baselines import baselines
 from minilm.config import TrainConfig, check, check_changes
 from minilm.console import RunConsole
+from minilm.continuation import check_same_run, check_steps
 from minilm.data.batching import Batch, Batches, evaluation_batches
 from minilm.data.preparation import Corpus, check_ids, check_lengths, prepare, reopen
 from minilm.generation import check_prompts, encode_prompt, generate_text
@@ -38,7 +38,9 @@ from minilm.panel import (
     introduce,
     measurement_in_words,
     say,
+    say_how_it_ended,
     say_how_to_go_on,
+    say_what_there_is,
 )
 from minilm.sampling import Sampler
 from minilm.training import EarlyStopping, TrainState, in_precision, init_state, make_evaluate, make_step
@@ -103,7 +105,7 @@ def resume(
         saved = run_folder.read_config(folder)
         start = checkpoint.find(folder, from_step)
         config = check_changes(config or saved, saved)
-        run_folder.check_same_run(folder, saved, config, int(start.name.removeprefix("step-")))
+        check_same_run(folder, saved, config)
         _check_prompt(config, run_folder.read_tokenizer(folder))
         check_ids(reopen(folder), run_folder.read_model(folder)[1].vocab_size)
         return _run(config, folder, start, console or RunConsole())
@@ -178,6 +180,7 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
 
     state, progress = _begin(machine, start)
     step = int(state.step)
+    check_steps(folder, config, step, progress)
     went_back = start not in (None, *checkpoint.steps(folder)[-1:])
     (history.hold_after if went_back else history.cut_after)(step)
     introduce(console, config, folder, corpus, state.params)
@@ -189,7 +192,7 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
 
     pace = Pace(config.batch_size * config.architecture.context_length, config.steps)
     with Interruption() as interruption, Panel(console, device_name(), step, config.steps) as panel:
-        while step < config.steps and not interruption.signal and not _stopped_early(progress, config):
+        while step < config.steps and not interruption.signal and not progress.exhausts(config.patience):
             end = _end_of_call(step, config)
             state, metrics = machine.advance(state, machine.place_batch(_stack(batches, range(step, end), config)))
             metrics = jax.device_get(metrics)
@@ -214,7 +217,7 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
     try:
         draw_loss(history.records(), folder / "loss.png", f"{config.architecture.model} on {config.data.corpus}")
         if not interruption.signal:
-            return _conclude(config, folder, step, validate, corpus, console)
+            return _conclude(config, folder, step, progress, validate, corpus, console)
     except KeyboardInterrupt as interrupt:
         interruption.signal = signal_of(interrupt)
     say_how_to_go_on(console, folder, step)
@@ -229,13 +232,12 @@ def _begin(machine: _Machine, start: Path | None) -> tuple[TrainState, EarlyStop
     return machine.place_state(jax.tree.map(jnp.array, state)), EarlyStopping(**manifest.progress)
 
 
-def _conclude(config, folder, step, validate, corpus, console) -> Result:
+def _conclude(config, folder, step, progress, validate, corpus, console) -> Result:
     """Measure the best state on all held-out text, beside the baselines; let it write; say where everything is."""
     run = checkpoint.load_run(folder, "best")
     for damaged in checkpoint.passed_over(folder):
         say(console, f"{damaged} is damaged, and was passed over.")
-    if run.manifest.step != step:
-        say(console, f"The best state was that of step {run.manifest.step}; what follows is about it.")
+    say_how_it_ended(console, config, step, progress, run.manifest.step)
     measured = validate(jax.tree.map(jnp.array, run.params), limit=0)
     validation = corpus.validation.bits_per_byte(measured)
     compared = baselines(config.baselines, corpus.train, corpus.validation, run.tokenizer)
@@ -243,9 +245,7 @@ def _conclude(config, folder, step, validate, corpus, console) -> Result:
     samples = _samples(config, run) if config.samples else []
     for sample in samples:
         say(console, f"\n{config.prompt}{sample}")
-    say(console, f"\nEverything is in {folder}: checkpoints, tokenizer, history.jsonl, loss.png.\n")
-    say(console, f"    minilm generate {shlex.quote(config.prompt)} --run {shlex.quote(str(folder))}")
-    say(console, f"    {run_folder.command_to_go_on(folder)} --steps {2 * config.steps}\n")
+    say_what_there_is(console, config, folder, step, progress)
     return Result(folder, step, validation, compared, samples, None)
 
 
@@ -299,10 +299,6 @@ def _held_out_batches(corpus: Corpus, config: TrainConfig, limit: int) -> Iterat
     n = math.ceil((len(corpus.validation.tokens) - 1) / (b * t))
     stride = math.ceil(n / limit) if limit else 1
     return (batch for i, batch in enumerate(evaluation_batches(corpus.validation.tokens, t, b)) if i % stride == 0)
-
-
-def _stopped_early(progress: EarlyStopping, config: TrainConfig) -> bool:
-    return 0 < config.patience <= progress.waited
 
 
 def _check_finite(values: np.ndarray, first: int, folder: Path, config: TrainConfig) -> None:

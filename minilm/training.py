@@ -147,3 +147,15 @@ class EarlyStopping(NamedTuple):
     def after(self, step: int, loss: float) -> "EarlyStopping":
         """The record after one more measurement."""
         return EarlyStopping(loss, step, 0) if loss < self.best else self._replace(waited=self.waited + 1)
+
+    def exhausts(self, patience: int) -> bool:
+        """Whether it has waited as long as it may; a patience of 0 never ends."""
+        return 0 < patience <= self.waited
+
+    def in_words(self) -> str:
+        """What it waited for.
+
+        >>> EarlyStopping(best=2.0, best_step=20, waited=2).in_words()
+        'the last 2 measurements brought no new best'
+        """
+        return f"the last {'measurement' if self.waited == 1 else f'{self.waited} measurements'} brought no new best"

@@ -99,6 +99,7 @@ def test_a_length_penalty_favours_longer_texts():
     ("change", "sentence"),
     [
         ({"beams": 0}, "beams must be at least 1, and is 0"),
+        ({"beams": 1 << 40}, "beams must be at most 536870911 with a vocabulary of 4 tokens, and is 1099511627776"),
         ({"n": 0}, "max_new_tokens must be at least 1, and is 0"),
         ({"length_penalty": -1.0}, r"length_penalty must be 0 \(none\) or more, and is -1"),
         ({"prompt": [1] * 9}, r"has 9 tokens, and the model's context of 9"),

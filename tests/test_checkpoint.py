@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 from typing import NamedTuple
 
 import jax
@@ -312,6 +313,32 @@ def test_what_best_passes_over_is_what_has_no_whole_manifest(tmp_path):
     (damaged / "manifest.json").write_text("{")
     assert checkpoint.passed_over(tmp_path) == [damaged]
     assert checkpoint.find(tmp_path, "best") == checkpoint.find(tmp_path, 2)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused_and_passed_over(three):
+    renamed = shutil.copytree(checkpoint.find(three, 20), three / "checkpoints" / "step-00000040")
+    sentence = r"40 is another checkpoint than its name says: it was saved as step-00000020\. .*30 before it is whole: "
+    with pytest.raises(CheckpointError, match=sentence):
+        checkpoint.load(checkpoint.find(three), state())
+    assert checkpoint.passed_over(three) == [renamed]
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_its_tokenizer_and_where_none_was_written_down_it_is_trusted(
+    tmp_path,
+):
+    def saved(run, step, **tokenizer):
+        (tmp_path / run).mkdir(exist_ok=True)
+        (tmp_path / run / "model.json").write_text(json.dumps({"model": "gpt", "config": {}, **tokenizer}))
+        return checkpoint.save(tmp_path / run, state(step), step=step, keep=9)
+
+    older, last = saved("ours", 10), saved("ours", 20, tokenizer=1)
+    other = shutil.copytree(saved("theirs", 30, tokenizer=2), last.with_name("step-00000030"))
+    with pytest.raises(CheckpointError, match=r"30 is of another run: .* another tokenizer\. .*20 before it is whole"):
+        checkpoint.load(other, state())
+    for trusted, step in ((older, 10), (last, 20)):
+        assert checkpoint.load(trusted, state())[1].step == step
+    saved("ours", 40)  # as a run of which model.json tells no tokenizer
+    assert checkpoint.load(checkpoint.find(tmp_path / "ours"), state())[1].step == 40
 
 
 def test_another_optimizer_is_named_as_that_and_as_no_other_architecture(tmp_path):

@@ -64,9 +64,8 @@ def test_every_flag_has_a_sentence(capsys):
             flags.parse(command, ["--help"])
         text = capsys.readouterr().out
         for name in flags.flag_names(flags.KINDS[command]):
-            if name not in ("--prompt", "--text", "--name") or command == "train":
-                after = text[text.index(name) + len(name) :].split("│ --")[0]
-                assert len(re.findall(r"[a-z]{2,}", after)) > 3, f"{command} {name} is not explained"
+            after = text[text.index(name) + len(name) :].split("│ --")[0]
+            assert len(re.findall(r"[a-z]{2,}", after)) > 3, f"{command} {name} is not explained"
 
 
 def test_a_flag_overrides_its_preset_and_nothing_else():
@@ -76,6 +75,7 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
     assert chosen.optimization.learning_rate == 0.5
     assert chosen.baselines == ("xz", "unigram")
     assert chosen.steps == PRESETS["quick"].steps
+    assert flags.parse("generate", ["A", "--stop", "the", "zzz"]).stop == ("the", "zzz")
     assert flags.parse("train", []).config == PRESETS["default"]
     assert flags.parse("train", ["--preset=long"]).config == PRESETS["long"]
 
@@ -109,6 +109,11 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
             ["train", "--resume", "", "--steps", "9"],
             r"--resume needs the folder of a run, or latest: it was given",
         ),
+        (["generate", "A", "--stop", "a", "--stop=b"], r"--stop stands twice, .*: give it once, with all its values"),
+        (["train", "--steps_per_call=3", "--steps-per-call", "4"], r"--steps-per-call stands twice"),
+        (["train", "--preset", "quick", "--remat", "--no-remat"], r"--remat stands twice"),
+        (["generate", "--", "-x", "--run", "R"], r"takes all behind -- for text, --run too: give flags before it"),
+        (["generate", "A", "--prompt", "x"], r"has no flag --prompt \(did you mean --min-p\?\)"),
         (["train", "--corpus"], r"Missing value for argument '--corpus'"),
         (["generate"], r"Missing from minilm generate: PROMPT The text to continue"),
         (["tokenize"], r"Missing from minilm tokenize: TEXT"),
@@ -208,7 +213,7 @@ def test_a_trained_run_continues_a_prompt_alike_each_time(trained, capsys, monke
 
 
 def test_generation_says_that_the_context_is_full(trained, capsys, monkeypatch):
-    assert in_process(monkeypatch, trained, "generate", "A class", "--max-new-tokens", "99", "--top-k", "3") == 0
+    assert in_process(monkeypatch, trained, "generate", "A class", "--max-new-tokens", 22 * "4", "--top-k", "3") == 0
     assert "The model's context of 32 tokens is full" in capsys.readouterr().err
 
 
@@ -229,6 +234,7 @@ def test_beams_and_samples_are_printed(trained, capsys, monkeypatch):
         (["A", "--temperature", "-1"], "temperature must be 0"),
         (["A", "--top-p", "0"], "top_p must be above 0"),
         (["A", "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
+        (["A", "--beams", "100000000"], "beams must be at most 8355967 with a vocabulary of 257 tokens"),
         (["A", "--stop", ""], "Stop strings come as a list of strings, none of them empty"),
         (["A", "--step", "3"], "holds no checkpoint of step 3"),
         (["A", "--run", "runs/gtp-1"], "There is no folder runs/gtp-1 (did you mean runs/gpt-1?)"),
@@ -255,6 +261,7 @@ def test_info_plans_a_preset_and_a_run(trained, capsys, monkeypatch):
     assert in_process(monkeypatch, trained, "info", "--preset", "quick") == 0
     shown = capsys.readouterr().out
     assert "this machine" in shown
+    assert "writes about" in shown, "which is no bound: see benchmarks/results/plan.json"
     assert "H100 SXM" in shown
 
 

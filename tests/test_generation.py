@@ -253,6 +253,17 @@ def test_an_empty_text_starts_after_the_end_of_text_token():
     assert generation.encode_prompt(tokenizer, "a").tolist() == [97]
 
 
+def test_more_tokens_than_a_machine_counts_are_as_many_as_the_context_holds():
+    def generate_text(n):
+        params = toy_model.init(0, TEXT)
+        return generation.generate_text(toy_model, params, TEXT, tokenizer, ["A"], max_new_tokens=n)
+
+    params = toy_model.init(0, CONFIG)
+    assert generate(params, [[1]], 10**30) == generate(params, [[1]], SIZE)
+    assert [*generation.stream(toy_model, params, CONFIG, [1], max_new_tokens=10**30)] in generate(params, [[1]], SIZE)
+    assert generate_text(10**30) == generate_text(TEXT.context_length)
+
+
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -255,6 +255,11 @@ def test_the_initial_network_that_compresses_keeps_the_variance_of_a_block():
         assert 0.9 < w.std() * 128**0.5 < 1.1
 
 
+def test_a_result_has_the_dtype_of_the_values():
+    *others, v, position = draw(0)
+    assert native_sparse_attention(*others, v.astype(jnp.bfloat16), position, **SIZES).dtype == jnp.bfloat16
+
+
 def test_what_is_compressed_keeps_its_dtype():
     assert (
         compress(init_compress(jax.random.key(0), 4, 5), jnp.ones((2, 9, 5), jnp.bfloat16), stride=2).dtype
@@ -264,6 +269,7 @@ def test_what_is_compressed_keeps_its_dtype():
 
 @pytest.mark.parametrize("sizes", [{"stride": 3}, {"size": 3}, {"length": 5}, {"stride": 0}], ids=str)
 def test_a_stride_that_does_not_divide_is_refused(sizes):
+    assert native_sparse_mixer(g=G, r=R, k=K, v=V, **{"length": 4, **SIZES, "stride": 1})
     with pytest.raises(ValueError, match=r"A stride of \d must divide the length of blocks, \d, and their size, \d\."):
         native_sparse_mixer(g=G, r=R, k=K, v=V, **{"length": 4, **SIZES, **sizes})
 

@@ -74,6 +74,7 @@ def optimization(**changes):
             r"--learning-rate, and the other flags of this time\.$",
         ),
         ({"mesh": "data=64"}, "The mesh data=64 needs 64 devices"),
+        ({"architecture": replace(TOLD.architecture, mixer="gla")}, "gpt knows no --mixer: leave it out"),
         ({"samples": 1, "prompt": 13 * "a"}, "--prompt: The prompt has 13 tokens, and the model's context of 12"),
         (
             {"steps": 3},
@@ -231,8 +232,8 @@ def test_interrupted_where_the_course_that_it_left_has_a_checkpoint_a_run_saves_
 
 
 def test_what_a_run_was_trained_with_before_it_was_refused_does_not_keep_it_from_going_on(run):
-    once = {"seed": 1 << 32, "patience": -1} | optimization(weight_decay=-0.1)
-    run_folder.write_config(run, replace(run_folder.read_config(run), **once))
+    once = {"seed": 1 << 32, "patience": -1, "architecture": replace(TOLD.architecture, mixer="gla", d_hidden=7)}
+    run_folder.write_config(run, replace(run_folder.read_config(run), **once, **optimization(weight_decay=-0.1)))
     assert resume(run, steps=6).step == 6
     for changes in ({"seed": 1 << 33}, {"patience": -2}, optimization(weight_decay=-0.2)):
         with pytest.raises(ValueError, match="and must be"):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 import minilm.console
 from minilm import checkpoint, run_folder, trainer
+from minilm.checkpoint import CheckpointError
 from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
 from minilm.data.tokenizers import ByteTokenizer
 from minilm.history import History
@@ -51,6 +52,8 @@ def train(config):
     ("changes", "sentence"),
     [
         ({"architecture": ModelConfig(n_layers=0)}, "--n-layers is 0, and must be at least 1"),
+        ({"steps": 1 << 31}, "--steps is 2147483648, and must be at most 2147483647"),
+        ({"optimization": OptimizerConfig(warmup_steps=1 << 31)}, "--warmup-steps is .* at most 2147483647"),
         ({"architecture": ModelConfig(n_heads=3)}, "3 heads cannot share a width of 128 equally: choose an --n-heads"),
         ({"architecture": ModelConfig(mixer="gla")}, "gpt knows no --mixer: leave it out, .* that does: mixer_lm"),
         ({"architecture": ModelConfig(d_hidden=9)}, "gpt knows no --d-hidden: .*: mlp_lm, rnn_lm"),
@@ -175,6 +178,28 @@ def test_where_the_history_finds_no_room_the_checkpoint_before_it_and_the_way_on
         train(told(text, tmp_path / "run"))
     monkeypatch.undo()
     assert trainer.resume(tmp_path / "run", console=Console(file=io.StringIO())).step == 4
+
+
+@pytest.mark.parametrize(("name", "why"), [("state.safetensors", "Is a directory"), ("manifest.json", "damaged")])
+def test_what_the_system_does_not_read_is_not_called_intact_and_who_writes_is_offered_how_to_write(
+    name, why, text, tmp_path
+):
+    run = tmp_path / "a run"
+    train(told(text, run))
+    for step, whole in ((4, 2), (2, 4)):
+        damaged = checkpoint.find(run, step) / name
+        damaged.rename(run / "aside")
+        damaged.mkdir()
+        with pytest.raises(
+            CheckpointError, match=f"{why}.*step-0000000{whole} beside it is whole: take that with"
+        ) as e:
+            checkpoint.load_run(run, step)
+        assert str(e.value).endswith(f"`minilm generate PROMPT --run '{run}' --step {whole}`.")
+        with pytest.raises(CheckpointError, match=f"{why}.* before it is whole: ") as e:
+            trainer.resume(run, from_step=step)
+        assert "intact" not in str(e.value)
+        damaged.rmdir()
+        (run / "aside").rename(damaged)
 
 
 @pytest.mark.parametrize(("interrupt", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])

@@ -218,22 +218,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_spares_the_checkpoint
     assert all(np.isfinite(tensor).all() for tensor in tensors(folder).values())
 
 
-def test_training_stops_early_and_answers_with_the_best_state(text, tmp_path, monkeypatch):
-    losses = iter([5.0, 4.0, 4.5, 4.2, 9.0, 9.0])
-    measured = trainer.make_evaluate
-
-    def scripted(loss):
-        evaluate = measured(loss)
-        return lambda params, batches: (next(losses) * 10, 10) if evaluate(params, batches)[1] else (0, 1)
-
-    monkeypatch.setattr(trainer, "make_evaluate", scripted)
-    told = config(text, tmp_path / "run", patience=2, evaluate_every=3, steps=30)
-    result = train(told, quiet())
-    assert result.step == 9
-    assert checkpoint.load_run(result.folder).manifest.step == 3
-    assert [path.name[-2:] for path in checkpoint.steps(result.folder)] == ["03", "06", "09"]
-
-
 def test_an_earlier_checkpoint_can_be_gone_back_to(finished, text, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0].folder, folder)

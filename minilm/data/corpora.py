@@ -188,10 +188,13 @@ def _read(file, name, encoding):
         waiting = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
+            why = "its bytes spell no text in it"
+            if isinstance(error, UnicodeDecodeError):  # Punycode does not say where
+                why = f"byte {offset - waiting + error.start} ({error.reason})"
+            other = "gb18030" if encoding.lower().startswith("utf") else "utf-8"
             raise ValueError(
-                f"{name} is not {encoding}: byte {offset - waiting + error.start} ({error.reason}). Name its encoding, "
-                f"for example {'gb18030' if encoding.lower().startswith('utf') else 'utf-8'}, or convert the file."
+                f"{name} is not {encoding}: {why}. Name its encoding, for example {other}, or convert the file."
             ) from None
         yield newlines.decode(text.removeprefix("\ufeff") if not offset else text, final=not block)
         if not block:

@@ -74,9 +74,7 @@ def open_tokens(path: str | Path) -> TokenFile:
     path = Path(path)
     for file in (path, _about(path)):
         if not file.is_file():
-            raise FileNotFoundError(
-                f"There is no {file}; tokens are a file and its description, written by write_tokens."
-            )
+            raise FileNotFoundError(f"There is no {file}, and without it no tokens: restore it, or train anew.")
     try:
         about = json.loads(_about(path).read_text())
         version, dtype = about["format"], np.dtype(about["dtype"])
@@ -84,7 +82,7 @@ def open_tokens(path: str | Path) -> TokenFile:
             about[key] for key in ("tokens", "bytes", "documents", "vocab_size")
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{_about(path)} is no description of tokens ({error}); write the tokens again.") from None
+        raise ValueError(f"{_about(path)} is no description of tokens ({error}): restore it, or train anew.") from None
     if version != FORMAT or dtype.str not in ("<u2", "<u4"):
         raise ValueError(
             f"{path} has format {version} and dtype {dtype}, where {FORMAT} and uint16 or uint32 were expected."
@@ -93,7 +91,7 @@ def open_tokens(path: str | Path) -> TokenFile:
     if size != n_tokens * dtype.itemsize:
         raise ValueError(
             f"{path} has {size} bytes, but its description promises {n_tokens} tokens of {dtype.itemsize} bytes: "
-            "it is truncated or was changed. Write the tokens again."
+            "it is truncated or was changed. Restore it, or train anew."
         )
     return TokenFile(np.memmap(path, dtype, "r"), n_bytes, n_documents, vocab_size)
 

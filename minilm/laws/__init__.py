@@ -61,10 +61,10 @@ What you do not give is not checked, and the report says so; it is never counted
 | `permutation_equivariance`     | f(x[π]) = f(x)[π]                                                                |
 | `weights_sum_to_one`           | a[i, j] ≥ 0 and Σⱼ a[i, j] = 1: over the keys, not the queries, not the heads    |
 | `gradient_equals_differences`  | ⟨d_x, v⟩ = ⟨d_y, f(x + hv) − f(x − hv)⟩ / 2h                                     |
-| `cached_equals_full`           | step by step, or in pieces cut anywhere, = f(x)                                  |
+| `cached_equals_full`           | step by step, or in pieces cut anywhere, = f(x); after a window has slid, too    |
 | `padding_ignored`              | f(x, real)[real] = f(x[real]), padding left or right, whatever it holds          |
 | `documents_kept_apart`         | f(x, document)[document = j] = f(x[document = j]), of one to four documents      |
-| `batch_equals_one_by_one`      | F([x₁, …, x_b])[m] = F([x_m])                                                    |
+| `batch_equals_one_by_one`      | F([x₁, …, x_b])[m] = F([x_m]) = f(x_m)                                           |
 | `order_of_examples_irrelevant` | F(x[π]) = F(x)[π]                                                                |
 | `agreement`                    | f = g: blockwise and dense, kernel and reference, converted and original         |
 
@@ -85,11 +85,11 @@ What you do not give is not checked, and the report says so; it is never counted
 
 **Recurrence**, any cell(state, x: (i,)) -> (state, y)
 
-| law                           | statement                                                        |
-|-------------------------------|------------------------------------------------------------------|
-| `recurrence_equals_loop`      | unroll(s₀, x) = the loop of cell over x: outputs and final state |
-| `final_state_ignores_padding` | encode(x, n) = encode(x[<n], n), also backwards                  |
-| `same_cell`                   | cell = cell', with no bias zero                                  |
+| law                           | statement                                                              |
+|-------------------------------|------------------------------------------------------------------------|
+| `recurrence_equals_loop`      | unroll(s₀, x) = the loop of cell over x: outputs and final state       |
+| `final_state_ignores_padding` | encode(x, n) = encode(x[<n], n), also backwards, and depends on x[n−1] |
+| `same_cell`                   | cell = cell', with no bias zero                                        |
 
 **Norms**, any norm(x: (..., d)) of scale 1 and bias 0; one call: `check_norm`
 
@@ -128,7 +128,7 @@ What you do not give is not checked, and the report says so; it is never counted
 
 | law                        | statement                                                                          |
 |----------------------------|------------------------------------------------------------------------------------|
-| `text_round_trip`          | decode(encode(s)) = s for any Unicode, a leading byte order mark and " ," among it |
+| `text_round_trip`          | decode(encode(s)) = s for any Unicode: every character, " ,", "&amp;" and "<0x41>" |
 | `bytes_round_trip`         | decode(encode(b)) = b for any bytes                                                |
 | `pieces_join`              | decode(a) + decode(b) = decode(a + b)                                              |
 | `special_tokens_stay_text` | encode(s) ∩ specials = ∅                                                           |

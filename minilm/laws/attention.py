@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import BITWISE, DRAWS, USUAL, Search, apart, array, for_each, forall, leaves, off_slope
+from minilm.laws.search import BITWISE, DRAWS, USUAL, Search, apart, for_each, forall, off_slope
+from minilm.laws.structure import array, paired, rows, shaped
 
 WIDTH, VALUE_WIDTH = 2, 3
 MOST_KEYS = 16  # of a long sequence, that many are asked one by one
@@ -18,7 +19,7 @@ def masking_equals_removing(attend: Callable, *, k: int = WIDTH, v: int = VALUE_
     """
 
     def violation(q, k, v, mask):
-        o = array(attend(q, k, v, mask))
+        o = rows(attend(q, k, v, mask), len(q))
         for i, kept in enumerate(mask):
             if kept.any():
                 removed = attend(q[i : i + 1], k[kept], v[kept], np.ones((1, kept.sum()), bool))
@@ -54,7 +55,7 @@ def everything_seen_counts(attend: Callable, *, k: int = WIDTH, v: int = VALUE_W
             changed = {**case, part: case[part].copy()}
             row = changed[part][i if part == "q" else j]
             row[:] = np.random.default_rng(DRAWS + n).normal(size=row.shape)
-            before, after = (array(attend(*qkv.values(), np.ones((t, s), bool)))[i] for qkv in (case, changed))
+            before, after = (rows(attend(*qkv.values(), np.ones((t, s), bool)), t)[i] for qkv in (case, changed))
             if (before != after).any():
                 return None
         which = f"query {i}" if part == "q" else f"{'key' if part == 'k' else 'value'} {j}"
@@ -72,7 +73,7 @@ def empty_rows_give_zero(attend: Callable, *, k: int = WIDTH, v: int = VALUE_WID
     """
 
     def violation(q, k, v, mask):
-        empty = array(attend(q, k, v, mask))[~mask.any(1)]
+        empty = rows(attend(q, k, v, mask), len(q))[~mask.any(1)]
         if not np.isfinite(empty.astype(np.float64)).all():
             return "the output of a fully masked row is not finite, where 0 was expected"
         return (
@@ -97,12 +98,17 @@ def empty_rows_have_finite_gradients(
     """
     name = "empty rows have finite gradients"
 
+    def gradients(q, k, v, mask):
+        given = grad(q, k, v, mask, np.ones((len(q), v.shape[1]), v.dtype))
+        pairs = zip("qkv", paired(given, (q, k, v), "the gradient", "(d_q, d_k, d_v)"), strict=True)
+        return [shaped(gradient, x.shape, f"the gradient of {of}") for of, (gradient, x) in pairs]
+
     def violation(q, k, v, mask):
-        gradients = leaves(grad(q, k, v, mask, np.ones((len(q), v.shape[1]), v.dtype)))
-        for name, gradient in zip("qkv", gradients, strict=True):
+        d_q, *others = gradients(q, k, v, mask)
+        for of, gradient in zip("qkv", (d_q, *others), strict=True):
             if not np.isfinite(gradient.astype(np.float64)).all():
-                return f"the gradient of {name} is not finite, because row {np.argmin(mask.any(1))} is fully masked"
-        phrase = apart(gradients[0][~mask.any(1)], np.zeros_like(q[~mask.any(1)]), BITWISE)
+                return f"the gradient of {of} is not finite, because row {np.argmin(mask.any(1))} is fully masked"
+        phrase = apart(d_q[~mask.any(1)], np.zeros_like(q[~mask.any(1)]), BITWISE)
         return phrase and f"the gradient of a query that sees nothing {phrase} (it must be 0)"
 
     forall(name, _attention_inputs(search, k, v, empty=True), violation, search)
@@ -111,8 +117,8 @@ def empty_rows_have_finite_gradients(
     keys = q[:s]  # so that row 0 has a score above 0, of which no kernel makes nothing
 
     def nothing(q, k, v, mask):
-        some = leaves(grad(q, k, v, mask, np.ones((len(q), v.shape[1]), v.dtype)))[2].any()
-        return None if some else "the gradient of v is 0 everywhere, though row 0 sees keys"
+        d_v = gradients(q, k, v, mask)[2]
+        return None if d_v.any() else "the gradient of v is 0 everywhere, though row 0 sees keys"
 
     case = {"q": q, "k": keys, "v": values, "mask": np.arange(t)[:, None] < np.ones(s)}
     for_each(name, [case], nothing)
@@ -189,8 +195,9 @@ def grouped_equals_repeated(
 
 
 def _lengths(search):
-    """Pairs of query and key counts that are never equal: a transposed mask cannot pass."""
-    return st.sampled_from(list(zip(search.lengths, search.lengths[1:] + search.lengths[:1], strict=True)))
+    """Pairs of query and key counts, in which a mask transposed does not fit; and a square, in which it does."""
+    square = min((t for t in search.lengths if t > 1), default=1)
+    return st.sampled_from([*zip(search.lengths, search.lengths[1:] + search.lengths[:1], strict=True), (square,) * 2])
 
 
 def _spread(n):

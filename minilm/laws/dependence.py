@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import BITWISE, DRAWS, USUAL, Search, apart, array, for_each, forall, raised
-
-BEYOND = 16  # tokens more than a window, by which it must have slid
+from minilm.laws.equality import same_as_mixer
+from minilm.laws.search import BEYOND, BITWISE, DRAWS, USUAL, Search, apart, for_each, forall, longest
+from minilm.laws.structure import Unlike, array, raised, rows
 
 
 def shape_kept(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
@@ -138,10 +138,12 @@ def prefix_equals_whole(mixer: Callable, *, d: int, search: Search = USUAL) -> N
     forall("prefix equals whole", inputs(), violation, search)
 
 
-def padding_ignored(padded: Callable, *, d: int, search: Search = USUAL) -> None:
+def padding_ignored(padded: Callable, *, d: int, mixer: Callable | None = None, search: Search = USUAL) -> None:
     r"""Padding changes no real output, left or right, whatever it holds: `padded(x, real: (t,) of bool) -> y`.
 
-    $$ f(x, r)_r = f(x_r, \mathbf 1) $$
+    $$ f(x, r)_r = f(x_r, \mathbf 1) = f(x_r) $$
+
+    The right-hand side is `mixer`, where it is given: else zeros would ignore padding too.
     """
 
     @st.composite
@@ -153,16 +155,21 @@ def padding_ignored(padded: Callable, *, d: int, search: Search = USUAL) -> None
         return {"x": np.concatenate([junk[:left], x, junk[left:]]), "real": real}
 
     def violation(x, real):
-        phrase = apart(array(padded(x, real))[real], padded(x[real], real[real]), inputs=(x[real],))
+        y = rows(padded(x, real), len(x), f"the output of {len(x)} tokens, {real.sum()} of them real,")
+        phrase = apart(y[real], padded(x[real], real[real]), inputs=(x[real],))
         return phrase and f"the output at real positions {phrase} from the output without padding"
 
     forall("padding ignored", inputs(), violation, search)
+    what = "with every position real, the output of `padded`"
+    same_as_mixer("padding ignored", what, lambda x: padded(x, np.ones(len(x), bool)), mixer, d, search)
 
 
-def documents_kept_apart(packed: Callable, *, d: int, search: Search = USUAL) -> None:
+def documents_kept_apart(packed: Callable, *, d: int, mixer: Callable | None = None, search: Search = USUAL) -> None:
     r"""Documents packed into one row, one to four, give what each gives alone: `packed(x, document: (t,)) -> y`.
 
-    $$ f(x, c)_{c = j} = f(x_{c = j}, 0) $$
+    $$ f(x, c)_{c = j} = f(x_{c = j}, 0) = f(x_{c = j}) $$
+
+    The right-hand side is `mixer`, where it is given: else zeros would keep documents apart too.
     """
 
     @st.composite
@@ -172,7 +179,7 @@ def documents_kept_apart(packed: Callable, *, d: int, search: Search = USUAL) ->
         return {"x": x, "document": np.isin(np.arange(len(x)), list(starts)).cumsum(dtype=np.int32)}
 
     def violation(x, document):
-        whole = array(packed(x, document))
+        whole = rows(packed(x, document), len(x), f"the output of {len(x)} tokens")
         for j in np.unique(document):
             alone = packed(x[document == j], np.zeros(np.sum(document == j), np.int32))
             if phrase := apart(whole[document == j], alone, inputs=(x,)):
@@ -180,6 +187,8 @@ def documents_kept_apart(packed: Callable, *, d: int, search: Search = USUAL) ->
         return None
 
     forall("documents kept apart", inputs(), violation, search)
+    what = "with a single document, the output of `packed`"
+    same_as_mixer("documents kept apart", what, lambda x: packed(x, np.zeros(len(x), np.int32)), mixer, d, search)
 
 
 def permutation_equivariance(mixer: Callable, *, d: int, search: Search = USUAL) -> None:
@@ -194,7 +203,7 @@ def permutation_equivariance(mixer: Callable, *, d: int, search: Search = USUAL)
         return {"x": x, "order": np.array(draw(st.permutations(range(len(x)))))}
 
     def violation(x, order):
-        phrase = apart(array(mixer(x[order])), array(mixer(x))[order], inputs=(x,))
+        phrase = apart(array(mixer(x[order])), rows(mixer(x), len(x))[order], inputs=(x,))
         return phrase and f"the output for permuted inputs {phrase} from the permuted output"
 
     forall("permutation equivariance", inputs(), violation, search)
@@ -215,14 +224,12 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
     Raises:
       ValueError: for a w below 1.
     """
-    if w < 1:
-        raise ValueError(f"A window counts the token itself, so it is at least 1, but it is {w}.")
     name = "window honoured"
-    longest = _longest(w, search)
+    most = longest(w, search)
 
     @st.composite
     def inputs(draw):
-        lengths = {t for t in (w + 1, w + 2, w + 3, *search.lengths, longest) if w < t <= longest}
+        lengths = {t for t in (w + 1, w + 2, w + 3, *search.lengths, most) if w < t <= most}
         x = draw(search.array(draw(st.sampled_from(sorted(lengths))), d))
         j = draw(st.integers(0, len(x) - 1))
         return {"x": x, "changed": np.concatenate([x[:j], draw(search.loud(1, d)), x[j + 1 :]]), "at": [j]}
@@ -235,12 +242,12 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
         return phrase and f"output {i} {phrase} when input {j} changes, which a window of {w} does not reach"
 
     def too_many(x, changed, at):
-        return leak(array(mixer(x)), array(mixer(changed)), at)
+        return leak(output_of(x), output_of(changed), at)
 
     def too_many_or_too_few(x, changed, at):
         silent = _reached(len(x), w, at)
         for n in range(DRAWS):
-            before, after = output(n), array(mixer(changed if n == 0 else far_apart(n, at)[1]))
+            before, after = output(n), output_of(changed if n == 0 else far_apart(n, at)[1])
             if sentence := leak(before, after, at):
                 return sentence
             silent &= (before == after).all(-1)
@@ -250,14 +257,17 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
         j = max(j for j in at if j <= i)
         return f"output {i} does not change with input {j}, which a window of {w} reaches"
 
+    def output_of(x):
+        return rows(mixer(x), len(x))
+
     @cache
     def output(n):
-        return array(mixer(far_apart(n, [])[0]))
+        return output_of(far_apart(n, [])[0])
 
     def far_apart(n, at):
         """Draw n, and the same with those inputs changed, in every second draw to something loud."""
         rng = np.random.default_rng(n)
-        x = rng.normal(size=(longest, d)).astype(search.dtype)
+        x = rng.normal(size=(most, d)).astype(search.dtype)
         changed = x.copy()
         changed[at] = rng.normal(size=(len(at), d)) * (1e4 if n % 2 else 1)
         return x, changed
@@ -266,25 +276,20 @@ def window_honoured(mixer: Callable, *, w: int, d: int, search: Search = USUAL) 
         def hinted(x, changed, at):
             try:
                 return violation(x, changed, at)
+            except Unlike:
+                raise
             except Exception as error:
-                rows = f"a table of fewer rows is asked with `search=Search(lengths=...)`, the longest more than {w}"
-                return raised(error) + (f" (of {len(x)} tokens; {rows})" if len(x) > max(search.lengths) else "")
+                hint = f"a table of fewer rows is asked with `search=Search(lengths=...)`, the longest more than {w}"
+                return raised(error) + (f" (of {len(x)} tokens; {hint})" if len(x) > max(search.lengths) else "")
 
         return hinted
 
     forall(name, inputs(), hinting(too_many), search)
     # So far apart that no window reaches two of them, whose outputs therefore know which one it was.
     step = 2 * w + BEYOND
-    every = (list(range(first, longest, step)) for first in range(min(step, longest)))
+    every = (list(range(first, most, step)) for first in range(min(step, most)))
     cases = ({**dict(zip(("x", "changed"), far_apart(0, at), strict=True)), "at": at} for at in every)
     for_each(name, cases, hinting(too_many_or_too_few))
-
-
-def _longest(w, search):
-    """How many tokens a window is asked of."""
-    if search.lengths == USUAL.lengths:
-        return w + BEYOND
-    return max(search.lengths) if max(search.lengths) > w else w + 3
 
 
 def _reached(t, w, at):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import BITWISE, USUAL, Search, apart, array, forall, off_slope
+from minilm.laws.search import BITWISE, USUAL, Search, apart, forall, off_slope
+from minilm.laws.structure import array, number, shaped
 
 VOCABULARY = 5
 
@@ -17,7 +18,7 @@ def non_negative(loss: Callable, *, n: int = VOCABULARY, search: Search = USUAL)
     """
 
     def violation(logits, targets, weights):
-        value = float(array(loss(logits, targets, weights)))
+        value = number(loss(logits, targets, weights), "the loss")
         return None if value >= 0 else f"the loss is {value:.3g}"
 
     forall("non negative", _batches(n, search), violation, search)
@@ -34,7 +35,7 @@ def equals_minus_log_p(loss: Callable, *, smoothing: float = 0.0, n: int = VOCAB
         z = logits.astype(np.float64) - logits.max(-1, keepdims=True)
         surprise = np.log(np.exp(z).sum(-1, keepdims=True)) - z
         each = (1 - smoothing) * surprise[np.arange(len(z)), targets] + smoothing * surprise.mean(-1)
-        actual = array(loss(logits, targets, weights))
+        actual = shaped(loss(logits, targets, weights), (), "the loss")
         phrase = apart(actual, np.asarray((weights * each).sum() / weights.sum()), inputs=(logits,))
         return phrase and f"the loss, {float(actual):.6g}, {phrase} from the mean of -log p"
 
@@ -63,7 +64,7 @@ def all_ignored_gives_zero(loss: Callable, *, n: int = VOCABULARY, search: Searc
     """
 
     def violation(logits, targets, weights):
-        value = float(array(loss(logits, targets, 0 * weights)))
+        value = number(loss(logits, targets, 0 * weights), "the loss")
         return None if value == 0 else f"the loss is {value:.3g} when every position is ignored, where 0 was expected"
 
     forall("all ignored gives zero", _batches(n, search), violation, search)
@@ -109,7 +110,7 @@ def gradient_sums_to_zero(grad: Callable, *, n: int = VOCABULARY, search: Search
     """
 
     def violation(logits, targets, weights):
-        d_logits = array(grad(logits, targets, weights))
+        d_logits = shaped(grad(logits, targets, weights), logits.shape, "the gradient")
         phrase = apart(d_logits.sum(-1), np.zeros(len(targets), d_logits.dtype), inputs=(np.ones(1),))
         if phrase:
             return f"the sum of a row of the gradient {phrase} from 0"

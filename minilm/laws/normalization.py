@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import FAR, USUAL, Search, apart, array, forall, unit_roundoff
+from minilm.laws.search import FAR, USUAL, Search, apart, forall, unit_roundoff
+from minilm.laws.structure import array, shaped
 
 BIG = 2.0**20  # so large that no norm's epsilon counts, and exact to multiply by
 BIG_IN_FLOAT16 = 2.0  # there epsilon counts less, for u is larger, and squares end at 65504
@@ -63,12 +64,10 @@ def direction_kept(norm: Callable, *, d: int, centred: bool = False, search: Sea
     """
 
     def violation(x):
-        y = array(norm(x))
+        y = shaped(norm(x), x.shape)
         rows, what = x.astype(np.float64), "the row"
         if centred:
             rows, what = rows - rows.mean(-1, keepdims=True), "the row less its mean"
-        if y.shape != x.shape:
-            return f"the output has shape {y.shape} where {x.shape} was expected"
         phrase = apart(_unit(y).astype(y.dtype), _unit(rows).astype(y.dtype))
         hint = "" if centred else "one that removes the mean is given with `centred=True`, "
         hint = f"({hint}a norm over groups as a function of one group)"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from minilm.laws.search import LAYER, USUAL, Search, apart, array, for_each, forall, unit_roundoff
+from minilm.laws.search import LAYER, USUAL, Search, apart, for_each, forall, unit_roundoff
+from minilm.laws.structure import array, shaped
 
 NEAR = 40  # positions that differ by at most this are asked of a bias, wherever they stand
 PIECE = 2048  # positions that are turned in one call
@@ -24,7 +25,7 @@ def rotary_depends_on_distance(rotate: Callable, *, k: int = 4, furthest: int = 
       ValueError: for a `furthest` below 2.
     """
     name = "rotary depends on distance"
-    turned = _up_to(furthest, rotate)
+    turned = _up_to(furthest, lambda x, position: shaped(rotate(x, position), x.shape, "what was rotated"))
 
     @st.composite
     def inputs(draw):
@@ -129,7 +130,8 @@ def _up_to(furthest, function):
         try:
             return array(function(*arguments))
         except IndexError as error:
-            raise IndexError(f"{error}{_of_a_table(furthest, furthest)}") from error
+            hinting = IndexError(f"{error}{_of_a_table(furthest, furthest)}")
+            raise hinting.with_traceback(error.__traceback__) from error
 
     return asked
 

@@ -79,14 +79,14 @@ def check(
       d: the width of its input.
       causal: claims that no output depends on a later input.
       window: claims that output i depends on exactly the inputs i − window + 1 to i; 1 if it means to mix nothing.
-        Asked of window + 16 tokens, or of the longest of `search.lengths` if they are your own.
+        Asked of window + 16 tokens, or of the longest of `search.lengths` if they are your own; of `step` too.
       equivariant: claims that it has neither positions nor a mask.
       weights: x -> (..., t, s), the attention weights.
       grad: (x, d_y) -> d_x, its gradient.
       step: (state, x: (any t, d)) -> (state, y), with `init_state`: () -> state.
-      padded: (x, real: (t,) of bool) -> y, where only real rows count.
-      packed: (x, document: (t,)) -> y, where documents do not see each other.
-      batched: (b, t, d) -> (b, t, d).
+      padded: (x, real: (t,) of bool) -> y, where only real rows count; the mixer, if all are real.
+      packed: (x, document: (t,)) -> y, where documents do not see each other; the mixer, if there is but one.
+      batched: (b, t, d) -> (b, t, d), the mixer of each.
       other: x -> y, another implementation of the same mathematics.
       search: lengths, number of examples and dtype of the inputs.
     Returns:
@@ -111,11 +111,12 @@ def check(
                 step,
                 init_state,
                 needs={"step=": step, "init_state=": init_state},
+                w=window,
                 **common,
             ),
-            _try(dependence.padding_ignored, padded, needs={"padded=": padded}, **common),
-            _try(dependence.documents_kept_apart, packed, needs={"packed=": packed}, **common),
-            _try(equality.batch_equals_one_by_one, batched, needs={"batched=": batched}, **common),
+            _try(dependence.padding_ignored, padded, needs={"padded=": padded}, mixer=mixer, **common),
+            _try(dependence.documents_kept_apart, packed, needs={"packed=": packed}, mixer=mixer, **common),
+            _try(equality.batch_equals_one_by_one, batched, needs={"batched=": batched}, mixer=mixer, **common),
             _try(equality.order_of_examples_irrelevant, batched, needs={"batched=": batched}, **common),
             _try(equality.agreement, mixer, other, needs={"other=": other}, **common),
         )

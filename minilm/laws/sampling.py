@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from minilm.laws.search import FALSE_ALARM, USUAL, Search, for_each, forall
+from minilm.laws.structure import one_token
 
 VOCABULARY = 6
 MOVES = (0, -1000, 1000)  # added to all logits, which changes no probability
@@ -129,7 +130,7 @@ def same_key_same_token(sample: Callable, *, n: int = VOCABULARY, search: Search
 def _token(sampled):
     """The token as a Python number, whole or not: rounding would hide one that is no token."""
     with suppress(TypeError):
-        return operator.index(sampled)
+        return operator.index(one_token(sampled))
     if hasattr(sampled, "item"):  # of a tensor, wherever it lies
         return sampled.item()
     if hasattr(sampled, "__int__") and not isinstance(sampled, Number):

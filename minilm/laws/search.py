@@ -29,12 +29,15 @@ from hypothesis import HealthCheck, Phase, Verbosity, find, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, NoSuchExample
 
+from minilm.laws.structure import array, paired, raised, shaped
+
 BITWISE = 0.0
 LAYER = 64.0
 FAR = 16.0
 DIFFERENCE = 4096.0
 FALSE_ALARM = 1e-6
 DRAWS = 64
+BEYOND = 16  # tokens more than a window, by which it must have slid
 LONG = 200  # characters of a text that are shown
 
 CHANCE = "the same input was judged differently the second time; laws need dropout and all other chance off"
@@ -65,7 +68,7 @@ class Search:
 
     Attributes:
       lengths: how long sequences may be, shortest first; a compiled function is compiled once for each. Longer ones
-        are asked by `window_honoured` alone, which says when.
+        are asked of a window alone, by `window_honoured` and `cached_equals_full`, which say when.
       examples: how many inputs are tried before a law is said to hold.
       dtype: of the inputs handed to your function; results are judged by the dtype that comes back.
     Raises:
@@ -105,32 +108,54 @@ class Search:
 USUAL = Search()
 
 
+def longest(w: int, search: Search) -> int:
+    """How many tokens a window of w is asked of: more than w, so that it slides, and no more than a table may have.
+
+    Raises:
+      ValueError: for a w below 1.
+    """
+    if w < 1:
+        raise ValueError(f"A window counts the token itself, so it is at least 1, but it is {w}.")
+    if search.lengths == USUAL.lengths:
+        return w + BEYOND
+    return max(search.lengths) if max(search.lengths) > w else w + 3
+
+
 def forall(
     law: str,
     inputs: st.SearchStrategy,
     violation: Callable[..., str | None],
     search: Search,
     known: Iterable[dict] = (),
+    smaller: Callable[[dict], Iterable[dict]] = lambda case: (),
 ) -> None:
     """Raise `LawBroken` with the smallest of `inputs`, a dictionary by name, for which `violation` has a sentence.
 
-    Where none is found, the inputs of `known` are tried too, each of them, whatever chance has drawn before.
+    Where none is found, the inputs of `known` are tried too, each of them, whatever chance has drawn before. One that
+    breaks the law is made `smaller` for as long as what is left breaks it.
     """
     try:
         smallest = find(
             inputs, lambda case: bool(_sentence(violation, case)), settings=_quiet(search), random=Random(0)
         )
     except NoSuchExample:
-        return for_each(law, known, violation)
+        return for_each(law, known, violation, smaller)
     except Flaky:
         raise LawBroken(law, CHANCE, {}) from None
     raise LawBroken(law, _sentence(violation, smallest) or CHANCE, smallest)
 
 
-def for_each(law: str, cases: Iterable[dict], violation: Callable[..., str | None]) -> None:
+def for_each(
+    law: str,
+    cases: Iterable[dict],
+    violation: Callable[..., str | None],
+    smaller: Callable[[dict], Iterable[dict]] = lambda case: (),
+) -> None:
     """Raise `LawBroken` with the first of `cases` for which `violation` has a sentence, or raises anything itself."""
     for case in cases:
         if sentence := _sentence(violation, case):
+            while found := next(((less, s) for less in smaller(case) if (s := _sentence(violation, less))), None):
+                case, sentence = found
             raise LawBroken(law, sentence, case)
 
 
@@ -138,28 +163,6 @@ def shortened(value: Any) -> str:
     """What Python writes for a value, and of a long text its ends alone."""
     text = repr(value)
     return text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]} ({len(text)} characters)"
-
-
-def array(result: Any) -> np.ndarray:
-    """A copy, as NumPy sees it, for the next call may write to the same memory.
-
-    A PyTorch tensor leaves its graph and its device.
-    """
-    return np.asarray(result.detach().cpu() if hasattr(result, "detach") else result).copy()
-
-
-def raised(error: Exception) -> str:
-    """What an error of a function says, as a sentence."""
-    return f"the function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def leaves(tree: Any) -> list[np.ndarray]:
-    """The arrays of nested tuples, lists and dictionaries, in order."""
-    if isinstance(tree, dict):
-        tree = tuple(tree.values())
-    if isinstance(tree, tuple | list):
-        return [leaf for branch in tree for leaf in leaves(branch)]
-    return [] if tree is None else [array(tree)]
 
 
 def unit_roundoff(dtype: np.dtype) -> float:
@@ -199,10 +202,8 @@ def off_slope(f: Callable, inputs: tuple, d_y: Any, gradients: Any, v: tuple, lo
 
     The bound is relative to the sums of absolute values on both sides, and to `loudest`, a number lost within f.
     """
-    d_x = [array(gradient) for gradient in gradients]
-    for gradient, x in zip(d_x, inputs, strict=True):
-        if gradient.shape != x.shape:
-            return f"the gradient has shape {gradient.shape} where {x.shape} was expected"
+    pairs = paired(gradients, inputs, "the gradient", "the input")
+    d_x = [shaped(gradient, x.shape, "the gradient") for gradient, x in pairs]
     y = array(f(*inputs))
     h = unit_roundoff(y.dtype) ** (1 / 3)
     ends = [[(x + sign * h * along).astype(x.dtype) for x, along in zip(inputs, v, strict=True)] for sign in (1, -1)]

@@ -1,6 +1,8 @@
 """Laws of tokenizers: any encode(text) -> ids and decode(ids) -> text, or the same of bytes."""
 
+import unicodedata
 from collections.abc import Callable
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -10,14 +12,21 @@ THOROUGH = Search(examples=200)
 # What a decoder that reads files takes for a mark of their encoding, and what one that tidies English up takes away.
 BYTE_ORDER_MARK = "\ufeff"
 TIDIED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-# What SentencePiece writes for a blank, what holds an emoji or a word together unseen, what is no character, and what
-# ends a line or a paragraph without being a newline.
-UNSEEN = ("\u2581", "\u200d", "\u00ad", "\ufffe", "\u2028", "\u2029")
+# What SentencePiece writes for a blank, what holds an emoji or a word together unseen, what makes an emoji of a sign,
+# what is no character, and what ends a line or a paragraph without being a newline.
+UNSEEN = ("\u2581", "\u200d", "\u00ad", "\ufe0f", "\ufffe", "\u2028", "\u2029")
+# What a text may say and not mean: entities, escapes, the spelling of a byte, the two ways to end a line, an accent.
+LITERAL = ("&amp;", "&lt;", "&#39;", r"\n", r"\t", r"\u0041", "%20", "<0x41>", "<0x0A>", "\r\n", "a\rb", "e\u0301")
+ASCII = tuple(map(chr, range(128)))
+BLOCK = 512  # characters of a text that holds others than ASCII
 LONG_TEXT = " ".join(map(str, range(1100)))  # of more than 1024 tokens, for no token holds two words
 KNOWN = (
     BYTE_ORDER_MARK,
     *(f"{word}{blank}" for word in ("", "a") for blank in TIDIED),
     *(f"{word}{unseen}{word}" for word in ("", "a") for unseen in UNSEEN),
+    *LITERAL,
+    *ASCII,
+    *(character * 2 for character in ASCII),
     LONG_TEXT,
 )
 
@@ -28,15 +37,17 @@ def text_round_trip(encode: Callable, decode: Callable, *, search: Search = THOR
     $$ \mathrm{decode}(\mathrm{encode}(s)) = s $$
 
     Each of `KNOWN` is asked: a leading byte order mark, the blanks that some decoders take from before a comma, a full
-    stop or an n't, what SentencePiece writes for a blank, characters that nobody sees, and a text of a thousand tokens.
+    stop or an n't, what SentencePiece writes for a blank, characters that nobody sees, entities and escapes that are
+    only spelled, each character of ASCII alone and doubled, and a text of a thousand tokens. So is every character
+    that Unicode has assigned, in texts of `BLOCK` of them, and the part is told that does not come back.
     """
 
     def violation(text):
         back = decode(encode(text))
         return None if back == text else f"it comes back as {shortened(back)}"
 
-    known = ({"text": text} for text in KNOWN)
-    forall("text round trip", st.fixed_dictionaries({"text": _text()}), violation, search, known)
+    known = ({"text": text} for text in (*KNOWN, *_blocks()))
+    forall("text round trip", st.fixed_dictionaries({"text": _text()}), violation, search, known, _shorter)
 
 
 def bytes_round_trip(encode: Callable, decode: Callable, *, search: Search = THOROUGH) -> None:
@@ -98,6 +109,22 @@ def ids_in_vocabulary(encode: Callable, n: int, *, search: Search = THOROUGH) ->
         return f"it gives the id {outside[0]}, outside a vocabulary of {n}" if outside else None
 
     forall("ids in vocabulary", st.fixed_dictionaries({"text": _text()}), violation, search)
+
+
+@cache
+def _blocks():
+    """Every assigned character, in order, and of those for private use the first 6,400: some 300 texts."""
+    codes = range(0xF0000)  # beyond are two planes for private use
+    assigned = "".join(filter(lambda c: unicodedata.category(c) not in ("Cn", "Cs"), map(chr, codes)))
+    return [assigned[start : start + BLOCK] for start in range(0, len(assigned), BLOCK)]
+
+
+def _shorter(case):
+    """The halves of a text, the first one first, and the text without its first and without its last character."""
+    text = case["text"]
+    middle = len(text) // 2
+    parts = (text[:middle], text[middle:], text[1:], text[:-1]) if len(text) > 1 else ()
+    return ({"text": part} for part in parts)
 
 
 def _text():

@@ -26,6 +26,13 @@ def a_mask_applied_after_the_softmax():
     return lambda q, k, v, mask: np.where(mask, softmax(scores(q, k)), 0) @ v, attend
 
 
+@plant(laws.masking_equals_removing)
+def a_mask_transposed_where_it_fits():
+    """Of as many queries as keys, a mask is a square that may stand on its side: transformers pull request 26421, which
+    was not merged."""
+    return lambda q, k, v, mask: attend(q, k, v, mask.T if len(q) == len(k) else mask), attend
+
+
 @plant(laws.empty_rows_give_zero)
 def the_mean_of_v_where_nothing_is_seen():
     """A large finite constant makes a fully masked row attend to everything alike: `jax.nn.dot_product_attention`,

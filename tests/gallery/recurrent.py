@@ -117,3 +117,45 @@ def a_backward_half_that_begins_in_the_padding():
         return encode
 
     return encode_from(lambda x, n: len(x) - 1), encode_from(lambda x, n: n - 1)
+
+
+def states(x):
+    """The initial state, and that after each token."""
+    h = [np.zeros(H)]
+    for row in x:
+        h.append(np.tanh(row @ W_X[0] + h[-1] @ W_H[0] + B[0]))
+    return np.array(h)
+
+
+@plant(laws.final_state_ignores_padding, d=D)
+def the_state_before_the_last_token():
+    """Gathered at the length less one, from states of which the first is the initial one. (No thread known to
+    us; Practical_RL pull request 558 mends a gather that is off by one to the other side.)"""
+    return lambda x, n: states(x)[n - 1], lambda x, n: states(x)[n]
+
+
+@plant(laws.final_state_ignores_padding, d=D)
+def the_first_token_for_the_last():
+    """The last token's place found by `argmin` of a mask that is all ones: sentence-transformers pull request 2111."""
+    return lambda x, n: x[0], lambda x, n: x[n - 1]
+
+
+@plant(laws.final_state_ignores_padding, d=D)
+def a_state_that_nobody_wrote():
+    """A buffer that is made and returned. The twin keeps the largest entry of each column. (No thread known to us.)"""
+    return lambda x, n: (np.zeros(H), np.zeros(H)), lambda x, n: (x[:n].max(0), np.zeros(H))
+
+
+@plant(laws.recurrence_equals_loop, d=D)
+def a_state_of_another_structure():
+    """A loop written for an LSTM returns (h, h) of a cell whose state is h. (No thread known to us.)"""
+
+    def unroll(state, x):
+        y = np.stack([state := decay(state, row)[0] for row in x])
+        return state, y
+
+    def twice(state, x):
+        state, y = unroll(state, x)
+        return (state, state), y
+
+    return (twice, decay, lambda: np.zeros(D)), (unroll, decay, lambda: np.zeros(D))

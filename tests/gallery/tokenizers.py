@@ -1,5 +1,6 @@
 """Planted bugs of tokenizers. The correct twins spell bytes: id 0 to 255, and 256 for the end of a text."""
 
+import html
 import re
 
 from minilm import laws
@@ -78,6 +79,64 @@ def a_separator_of_lines_taken_for_a_newline():
 def a_text_that_ends_at_512_tokens():
     """Truncation, on unless told otherwise: a short text never knows. (No thread known to us.)"""
     return (lambda text: encode(text)[:512], decode), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def a_sign_that_is_not_in_the_pattern():
+    """A pre-tokenizer whose pattern knows letters, numbers and punctuation drops what is neither: `$ + < = > ^ | ~` in
+    dotnet/machinelearning issue 7725. Most of ASCII is in no drawn text."""
+    return without("$")
+
+
+@plant(laws.text_round_trip)
+def quotes_of_the_penn_treebank():
+    """A straight quotation mark becomes two backquotes or two apostrophes, which nobody turns back: nltk issue 2295."""
+    return without('"', "''")
+
+
+@plant(laws.text_round_trip)
+def two_backquotes_taken_for_a_quotation_mark():
+    """A detokenizer that does turn them back cannot know which stood in the text, as nltk issue 2935 says."""
+    return (encode, lambda ids: decode(ids).replace("``", '"')), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def a_carriage_return_taken_for_a_newline():
+    """Lines once ended so on a Macintosh, and a reader that keeps both characters of Windows may not keep the one. (No
+    thread known to us.)"""
+    return (lambda text: encode(re.sub("\r(?!\n)", "\n", text)), decode), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def entities_that_are_unescaped():
+    """What undoes `&amp;` undoes it also in a plain text that spells it: sacrebleu issue 15."""
+    return (encode, lambda ids: html.unescape(decode(ids))), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def a_backslash_and_an_n():
+    """Escapes of a prompt are processed, also in a text that is about them: llama.cpp pull request 1173."""
+    return without(r"\n", "\n")
+
+
+@plant(laws.text_round_trip)
+def the_spelling_of_a_byte_taken_for_a_byte():
+    """`<0x41>` is how a vocabulary spells a byte that it falls back to, and a text may spell it too: zml pull request
+    37."""
+    byte = lambda match: chr(int(match[1], 16))  # noqa: E731
+    return (encode, lambda ids: re.sub("<0x([0-7][0-9A-F])>", byte, decode(ids))), (encode, decode)
+
+
+@plant(laws.text_round_trip)
+def a_heart_that_loses_its_colour():
+    """U+FE0F makes an emoji of a sign and is a character by itself, which cleaners drop: unsloth pull request 10741."""
+    return without("\ufe0f")
+
+
+@plant(laws.text_round_trip)
+def a_wide_comma_made_narrow():
+    """NFKC, SentencePiece's own habit, writes the comma of Chinese as that of English: sentencepiece issue 643."""
+    return without("，", ",")
 
 
 @plant(laws.bytes_round_trip)

@@ -50,3 +50,47 @@ def an_order_seen_through_one_buffer():
     """The same of a law that permutes: a running mean is no set's. Of the twin, nothing is broken."""
     running = lambda x: np.cumsum(x, 0) / np.arange(1, len(x) + 1)[:, None]  # noqa: E731
     return into_one_buffer(running), into_one_buffer(lambda x: self_attention(x, True))
+
+
+def masked(x):
+    return self_attention(x, causal(len(x)))
+
+
+@plant(laws.padding_ignored, d=D, mixer=masked)
+def a_padding_mask_in_the_place_of_the_causal_one():
+    """The mask built from the padding alone, so that a padded batch sees its future: candle pull request 3609."""
+    return lambda x, real: self_attention(x, real), lambda x, real: self_attention(x, causal(len(x)) & real)
+
+
+@plant(laws.padding_ignored, d=D)
+def nothing_but_the_real_rows():
+    """Unpadded on the way in, and on the way out not padded again: results of four tokens for a row of six. (No thread
+    known to us.)"""
+    padded = lambda x, real: self_attention(x, causal(len(x)) & real)  # noqa: E731
+    return lambda x, real: padded(x, real)[real], padded
+
+
+@plant(laws.documents_kept_apart, d=D, mixer=masked)
+def documents_that_see_their_own_future():
+    """A packed row whose documents are kept apart, and whose tokens are not. (No thread known to us.)"""
+
+    def packed(x, document, mask):
+        return self_attention(x, mask & (document[:, None] == document))
+
+    return lambda x, document: packed(x, document, True), lambda x, document: packed(x, document, causal(len(x)))
+
+
+@plant(laws.documents_kept_apart, d=D, mixer=masked)
+def a_row_that_nobody_wrote():
+    """Zeros are kept apart from zeros. (No thread known to us.)"""
+    same = lambda document: document[:, None] == document  # noqa: E731
+    return (
+        lambda x, document: 0 * x,
+        lambda x, document: self_attention(x, causal(len(x)) & same(document)),
+    )
+
+
+@plant(laws.batch_equals_one_by_one, d=D, mixer=masked)
+def a_batch_of_zeros():
+    """A batch whose results are zeros, whatever is asked: TensorRT issue 642. Zeros one by one are the same zeros."""
+    return lambda x: 0 * x, lambda x: np.stack([masked(one) for one in x])

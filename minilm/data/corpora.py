@@ -190,7 +190,7 @@ def _read(file, name, encoding):
             text = decoder.decode(block, final=not block)
         except UnicodeError as error:
             why = "its bytes spell no text in it"
-            if isinstance(error, UnicodeDecodeError):  # Punycode does not say where
+            if isinstance(error, UnicodeDecodeError):  # before Python 3.13 Punycode does not say where
                 why = f"byte {offset - waiting + error.start} ({error.reason})"
             other = "gb18030" if encoding.lower().startswith("utf") else "utf-8"
             raise ValueError(

@@ -173,7 +173,7 @@ def load(checkpoint: Path, like) -> tuple[Any, Manifest]:
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
-    """A checkpoint's manifest, its own checksum verified, and that it is of this run and of the step in its name."""
+    """A checkpoint's manifest, its own checksum verified, the step in its name, and the tokenizer beside it."""
     path = checkpoint / "manifest.json"
     try:
         document = json.loads(path.read_text())

@@ -77,7 +77,10 @@ def generate(arguments: list[str]) -> int | None:
     folder = _run_folder(chosen.run)
     run = load_run(folder, chosen.step)
     for damaged in passed_over(folder) if chosen.step == "best" else ():
-        print(f"({damaged} is damaged, and was passed over for step {run.manifest.step}.)", file=sys.stderr)
+        print(
+            f"({damaged} is damaged, or not of this run, and was passed over for step {run.manifest.step}.)",
+            file=sys.stderr,
+        )
     if chosen.beams:
         return _search(run, prompt, chosen)
     top_k = chosen.top_k or EVERY

@@ -244,7 +244,7 @@ def _check_count(name, number, most):
 
 def check_changes(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """`check` for a run that goes on: a number that it was trained with, before `check` refused it, may stay."""
-    changed = _changed(config, saved, ("seed", "patience"))
+    changed = _changed(config, saved, ("seed", "patience", "steps"))
     told = _changed(config.optimization, saved.optimization, [one.name for one in dataclasses.fields(OptimizerConfig)])
     check(replace(changed, optimization=told))
     return config

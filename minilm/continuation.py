@@ -37,8 +37,8 @@ def check_steps(folder: Path, config: TrainConfig, step: int, progress: EarlySto
     told = dataclasses.replace(config, **{name: getattr(saved, name) for name in _OF_NO_STEP})
     if told != saved and step < config.steps and progress.exhausts(config.patience):
         raise ValueError(
-            f"The run in {folder} stopped early, after step {step}, for {progress.in_words()}, and under --patience "
-            f"{config.patience} it makes no step: give --patience 0, which never stops, or more than {progress.waited}."
+            f"The run in {folder} is at step {step}, {progress.in_words()}, and under --patience {config.patience} it "
+            f"makes no step: give --patience 0, which never stops, or more than {progress.waited}."
         )
 
 

@@ -252,10 +252,14 @@ def check_flags(architecture: ModelConfig, usual: ModelConfig) -> None:
             raise ValueError(f"{architecture.model} knows no {flag}: leave it out, or train one that does: {owners}.")
 
 
-def write_model(folder: Path, architecture: ModelConfig, vocab_size: int) -> None:
-    """Write down which module of `minilm.models` the run trains, with which Config and on whose tokens."""
+def write_model(folder: Path, architecture: ModelConfig, vocab_size: int, tokenizer: int | None = None) -> None:
+    """Write down which module of `minilm.models` the run trains, with which Config and on whose tokens.
+
+    The checksum of the tokenizer is taken where none is told.
+    """
     described = {"model": architecture.model, "config": dataclasses.asdict(model_config(architecture, vocab_size))}
-    write_whole(folder / "model.json", json.dumps(described | {"tokenizer": _tokenizer_checksum(folder)}, indent=2))
+    checksum = _tokenizer_checksum(folder) if tokenizer is None else tokenizer
+    write_whole(folder / "model.json", json.dumps(described | {"tokenizer": checksum}, indent=2))
 
 
 def _tokenizer_checksum(folder):

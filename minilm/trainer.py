@@ -167,7 +167,7 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
     batches = Batches(corpus.train.tokens, config.architecture.context_length, config.batch_size, config.seed)
 
     def save(validation: float | None = None) -> None:
-        run_folder.write_model(folder, config.architecture, machine.model_config.vocab_size)
+        run_folder.write_model(folder, config.architecture, machine.model_config.vocab_size, tokenizer)
         run_folder.write_config(folder, config)
         if validation is not None or history.held or not checkpoint.holds(folder, step):
             told = {"validation": validation, "progress": progress._asdict(), "keep": config.keep}
@@ -178,6 +178,7 @@ def _descend(config: TrainConfig, folder: Path, start: Path | None, console: Con
         nats, tokens = machine.evaluate(params, map(machine.place_batch, held_out))
         return nats / tokens
 
+    tokenizer = run_folder.tokenizer_of(folder)  # from now on; the file may be exchanged while the run trains
     state, progress = _begin(machine, start)
     step = int(state.step)
     check_steps(folder, config, step, progress)
@@ -236,7 +237,7 @@ def _conclude(config, folder, step, progress, validate, corpus, console) -> Resu
     """Measure the best state on all held-out text, beside the baselines; let it write; say where everything is."""
     run = checkpoint.load_run(folder, "best")
     for damaged in checkpoint.passed_over(folder):
-        say(console, f"{damaged} is damaged, and was passed over.")
+        say(console, f"{damaged} is damaged, or not of this run, and was passed over.")
     say_how_it_ended(console, config, step, progress, run.manifest.step)
     measured = validate(jax.tree.map(jnp.array, run.params), limit=0)
     validation = corpus.validation.bits_per_byte(measured)

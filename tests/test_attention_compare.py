@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.attention import record
+from benchmarks.attention import device_time, record
 from tests.test_attention_report import ROWS, bench, on_a_gpu, row
 
 
@@ -59,6 +59,18 @@ def test_times_of_two_machines_are_not_compared(changes, told, tmp_path, monkeyp
     out, error = capsys.readouterr()
     assert out == ""
     assert f"blockwise, fwd, 1024 tokens, float32 was taken on {told}: measure both on one machine.\n" in error
+
+
+def test_the_time_of_a_device_may_be_taken_beside_another_processor(tmp_path, monkeypatch, capsys):
+    for name, cpu in (("before", "An EPYC"), ("after", "Another One")):
+        there = on_a_gpu(ROWS[0], "float32")
+        there |= {
+            "environment": there["environment"] | {"cpu": cpu},
+            "time": there["time"] | {"clock": device_time.NAME},
+        }
+        record.write(tmp_path / f"{name}.jsonl", [there])
+    assert bench(monkeypatch, "compare", tmp_path / "before.jsonl", tmp_path / "after.jsonl") == 0
+    assert "  1.00 ×" in capsys.readouterr().out
 
 
 def test_of_two_measurements_that_read_alike_each_is_compared(tmp_path, monkeypatch, capsys):

@@ -1,10 +1,12 @@
 """What a training step costs is taken of all rows in turn, on one machine, or not shown."""
 
+import json
+
 import pytest
 
 from benchmarks import measure
 from benchmarks.attention import __main__ as command
-from benchmarks.attention import quality, quality_views
+from benchmarks.attention import quality, quality_cost, quality_views
 
 TINY = "mqar:vocab_size=14,length=12,pairs=3,rows=4,d=8,layers=1,steps=10"
 
@@ -36,6 +38,33 @@ def test_steps_are_timed_in_turn_and_nothing_is_trained_anew(bench):
     assert 0 < first["median"] < min(row["cpu_seconds"] for row in trained)
     assert f"| {first['median']:.4f} |" in shown.out
     assert f"Steps were timed in turn on {first['cpu']}, {first['date']}." in shown.out
+
+
+def test_what_is_known_no_more_ends_in_a_sentence_or_stays_as_it_is(bench, tmp_path, capsys):
+    told = ["--tasks", TINY, "--every", "10", "--variants", "mha", "--rates", "0.01"]
+    _, (row,), _ = bench(*told)
+    file = tmp_path / "quality.jsonl"
+    for other in ({"options": row["options"] | {"gone": 1}}, {"task": "gone"}):
+        file.write_text(json.dumps(row | other) + "\n")
+        code, rows, shown = bench("--cost", "1")
+        assert (code, rows) == (0, [row | other])
+        assert "Not all steps were timed in one run" not in shown.out  # but it has a time, of its training
+    file.write_text(json.dumps(row | {"variant": "no.module:attention"}) + "\n")
+    code, rows, shown = bench("--cost", "1")
+    assert (code, rows) == (2, [row | {"variant": "no.module:attention"}])
+    assert "cannot be timed: no.module:attention was taken for a variant outside of minilm" in shown.err
+
+
+def test_a_step_that_fails_is_told(bench, monkeypatch):
+    bench("--tasks", TINY, "--every", "10", "--variants", "mha", "--rates", "0.01")
+
+    def fail():
+        raise RuntimeError("no more\nmemory")
+
+    monkeypatch.setattr(quality_cost, "steps_of", lambda cell: fail)
+    code, (row,), shown = bench("--cost", "1")
+    assert (code, "step" in row) == (0, False)
+    assert shown.err.endswith("A step of mha is not timed: RuntimeError: no more memory\n")
 
 
 def test_without_a_file_there_is_nothing_to_time(bench):

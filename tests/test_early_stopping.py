@@ -71,15 +71,19 @@ def test_the_command_that_is_printed_makes_steps_and_waits_as_long_again(steps, 
 
 def test_asked_to_train_further_with_its_patience_exhausted_a_run_is_refused_and_left_as_it_was(stopped):
     folder, before = stopped[0].folder, contents(stopped[0].folder)
-    sentence = (
-        r"after step 6, for the last 2 .* under --patience \d it makes no step: give --patience 0.* more than 2\.$"
-    )
+    sentence = r"is at step 6, the last 2 .* under --patience \d it makes no step: give --patience 0.* more than 2\.$"
     for changes in ({"steps": 40}, {"steps": 10}, {"patience": 1}, {"batch_size": 2}):
         with pytest.raises(ValueError, match=sentence):
             resume(folder, **changes)
     assert contents(folder) == before
     for patience, step in ((3, 8), (0, 20)):
         assert resume(folder, patience=patience)[0].step == step
+
+
+def test_of_a_run_that_never_stopped_early_it_is_not_said(told):
+    folder = talking(lambda console: trainer.train(replace(told, steps=6, patience=0), console))[0].folder
+    with pytest.raises(ValueError, match=r"is at step 6, the last 2 measurements .*, and under --patience 2 it makes"):
+        resume(folder, steps=20, patience=2)
 
 
 def test_as_it_was_told_a_run_that_stopped_early_and_was_killed_then_says_what_it_has_to_say(told, monkeypatch):

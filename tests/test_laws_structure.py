@@ -114,15 +114,15 @@ WRONG = {
     ),
     "outputs with their weights": (
         lambda: laws.shape_kept(lambda x: (masked(x), None), d=D),
-        r"what the function returned is no array of numbers: ValueError",
+        r"what the function returned is no array of numbers that NumPy reads: ValueError",
     ),
     "nothing at all": (
         lambda: laws.determinism(lambda x: None, d=D),
-        r"what the function returned is no array of numbers: TypeError",
+        r"what the function returned is no array of numbers that NumPy reads: TypeError",
     ),
     "what lies on a device": (
         lambda: laws.determinism(lambda x: Unreadable(x), d=D),
-        r"what the function returned is no array of numbers: TypeError: can't convert cuda:0",
+        r"what the function returned is no array of numbers that NumPy reads: TypeError: can't convert cuda:0",
     ),
     "a number for a sequence": (
         lambda: laws.order_of_examples_irrelevant(lambda x: x.sum(), d=D),

@@ -260,6 +260,12 @@ def test_a_result_has_the_dtype_of_the_values():
     assert native_sparse_attention(*others, v.astype(jnp.bfloat16), position, **SIZES).dtype == jnp.bfloat16
 
 
+def test_few_bits_of_weights_make_no_ties_of_their_sums():
+    weights = jnp.array([0, 0, 1, 0.001, 1, 0.002, 0, 0, 0, 0, 0, 0], jnp.bfloat16)[None, None]
+    chosen = selected_blocks(weights, jnp.array([11]), length=1, stride=1, size=2, n=4)
+    assert chosen[0, 0].tolist() == [True, False, True, False, True, True]
+
+
 def test_what_is_compressed_keeps_its_dtype():
     assert (
         compress(init_compress(jax.random.key(0), 4, 5), jnp.ones((2, 9, 5), jnp.bfloat16), stride=2).dtype

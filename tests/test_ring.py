@@ -135,6 +135,11 @@ def test_merging_is_commutative_and_associative_and_what_saw_nothing_is_neutral(
     jax.tree.map(np.testing.assert_array_equal, merge(*nothing, *nothing), nothing)
 
 
+def test_what_is_merged_has_the_precision_of_the_first():
+    (o, lse), (o_2, lse_2) = ((jnp.ones((1, 1, 1, 1), t), jnp.ones((1, 1, 1), t)) for t in (jnp.float32, jnp.float64))
+    assert [x.dtype for x in merge(o, lse, o_2, lse_2)] == [jnp.float32] * 2
+
+
 def test_where_neither_part_sees_anything_their_sum_sees_nothing_by_hand_too():
     nothing = np.zeros((G, R, T, V)), np.full((G, R, T), -np.inf)
     for o, lse in (merge(*map(jnp.asarray, (*nothing, *nothing))), by_hand.merge(*nothing, *nothing)[0]):

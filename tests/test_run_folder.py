@@ -14,7 +14,7 @@ import minilm.console
 from minilm import checkpoint, run_folder, trainer
 from minilm.checkpoint import CheckpointError
 from minilm.config import PRESETS, DataConfig, ModelConfig, OptimizerConfig
-from minilm.data.tokenizers import ByteTokenizer
+from minilm.data.tokenizers import ByteTokenizer, CharacterTokenizer
 from minilm.history import History
 from minilm.interruption import Terminated
 from tests.test_unread import Left
@@ -222,6 +222,22 @@ def test_a_run_goes_on_where_nobody_reads_what_it_says(text, tmp_path, monkeypat
     assert trainer.train(told(text, tmp_path / "run"), minilm.console.RunConsole(file=Left())).step == 4
     assert reading == [sys.stdout]
     assert checkpoint.steps(tmp_path / "run")
+
+
+def test_a_tokenizer_exchanged_while_a_run_trains_is_told_at_its_end_and_all_that_was_saved_is_kept(
+    text, tmp_path, monkeypatch
+):
+    folder, save = tmp_path / "run", checkpoint.save
+
+    def exchange(run, *rest, **options):
+        CharacterTokenizer.train([""]).save(run / "tokenizer.json")
+        return save(run, *rest, **options)
+
+    monkeypatch.setattr(checkpoint, "save", exchange)
+    with pytest.raises(ValueError, match="is not what the run began with, though it has as many tokens"):
+        trainer.train(told(text, folder), Console(file=io.StringIO()))
+    ByteTokenizer().save(folder / "tokenizer.json")
+    assert checkpoint.load_run(folder, "last").manifest.step == 4
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.json"])

@@ -7,7 +7,8 @@
     python -m benchmarks.attention.quality --cost                   what a step of each row takes, timed in turn
 
 One JSON line a cell (task, variant, seed, learning rate) is appended to the file as soon as it is measured, and what
-the file holds is not run again. A cell of a variant that cannot be is a line with the reason. Two accuracies of those
+the file holds is not run again. A cell of a variant that cannot be, or whose `step` and `apply` differ, is a line with
+the reason. Two accuracies of those
 who recall nothing stand beside every result, and so does the short convolution, whose beginning decides much.
 """
 
@@ -184,10 +185,15 @@ def measured(cell, command: str) -> dict:
 
 def with_costs(rows: list[dict], flags) -> list[dict]:
     """The rows with what a step of each takes, as the file holds them from now on."""
+    from benchmarks.attention.protocol import timer
     from benchmarks.attention.quality_cost import timed
 
     asked = (parser().parse_args(command.split()[4:]) for command in quality_views.commands(rows))
-    rows = timed(rows, [cell for each in asked for cell in cells(each)], flags.cost, flags.command)
+    try:
+        wanted = [cell for each in asked for cell in cells(each)]
+    except ValueError as refusal:
+        raise UsageError(f"A step of what {flags.out} holds cannot be timed: {refusal}") from None
+    rows = timed(rows, wanted, flags.cost, timer(flags.accelerator), flags.command)
     write_whole(flags.out, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 

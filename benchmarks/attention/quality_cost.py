@@ -5,6 +5,7 @@ taken of all rows in one run, and stands in each of them as `step`.
 """
 
 import json
+import sys
 from collections import defaultdict
 
 import jax
@@ -15,27 +16,30 @@ from minilm.training import init_state
 SAID = "cpu", "date", "load", "git"  # of where a step was timed
 
 
-def timed(rows: list[dict], cells, seconds: float, command: str) -> list[dict]:
+def timed(rows: list[dict], cells, seconds: float, timer, command: str) -> list[dict]:
     """The rows, of which those that are `ok` say what a step takes.
 
     Args:
       rows: of cells that were trained.
-      cells: at least one for each line of their tables.
-      seconds: CPU time for the steps of a table, beside what compiling takes.
+      cells: one or more for each line of their tables; a row of none of them stays as it is.
+      seconds: for the steps of a table, beside what compiling takes.
+      timer: which seconds.
       command: what the user wrote.
     """
     lines = {_line(json.loads(json.dumps(cell.identity))): cell for cell in cells}
-    lines = {_line(row): lines[_line(row)] for row in rows if row["status"] == "ok"}
+    lines = {_line(row): lines[_line(row)] for row in rows if row["status"] == "ok" and _line(row) in lines}
     tables, costs = defaultdict(list), {}
     for line, cell in lines.items():
         tables[json.dumps([cell.identity["task"], cell.setting.sizes, cell.match])].append((line, cell))
     for table in tables.values():
         where = record.environment(command)
         runs = {line: steps_of(cell) for line, cell in table}
-        times, _ = protocol.settled_times(runs, seconds=seconds)
+        times, failed = protocol.settled_times(runs, seconds=seconds, timer=timer)
+        for line, failure in failed.items():
+            print(f"A step of {lines[line].variant} is not timed: {failure['reason']}", file=sys.stderr)
         said = {name: where[name] for name in SAID}
         for line, samples in times.items():
-            costs[line] = protocol.summary([t / quality_cell.SCANNED for t in samples], None, "CPU time") | said
+            costs[line] = protocol.summary([t / quality_cell.SCANNED for t in samples], None, timer.name) | said
     return [row | {"step": costs[_line(row)]} if _line(row) in costs else row for row in rows]
 
 

@@ -161,7 +161,7 @@ def _costs(records):
     elif len(places) == 1:
         found = ((record["row"]["variant"], record["seeds"]) for record in records)
         return {name: statistics.median(cell["cpu_seconds_a_step"] for cell in cells) for name, cells in found}, ""
-    several = "Steps were not all timed on one machine, so no time is shown: `--cost` takes them in turn."
+    several = "Not all steps were timed in one run, so no time is shown: `--cost` takes them in turn."
     return {}, several if steps else ""
 
 

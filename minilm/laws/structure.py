@@ -24,7 +24,7 @@ def array(result: Any) -> np.ndarray:
         if numbers.dtype.kind in "OSU":
             [float(entry) for entry in numbers.ravel()]
     except (TypeError, ValueError) as error:
-        raise Unlike(f"what the function returned is no array of numbers: {_line(error)}") from error
+        raise Unlike(f"what the function returned is no array of numbers that NumPy reads: {_line(error)}") from error
     return numbers
 
 

@@ -13,6 +13,6 @@ def moba(d, heads, size=64, n=3):
 
 @variant("selection", paper="arXiv:2502.11089")
 def nsa(d, heads, groups=1, length=32, stride=16, size=64, n=4, width=64):
-    """Native sparse attention: compressed blocks, blocks they select, a window; save inside a block, no positions."""
+    """Native sparse attention: compressed blocks, blocks they select, a window; outside a block, no positions."""
     sizes = {"length": length, "stride": stride, "size": size, "n": n, "width": width}
     return native_sparse_mixer(**heads_of(d, heads, groups), **sizes, bias=False)

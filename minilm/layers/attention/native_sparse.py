@@ -145,7 +145,7 @@ def selected_blocks(
     _check_selected(n)
     i, j = stride * jnp.arange(weights.shape[-1]), size * jnp.arange(-(-weights.shape[-1] * stride // size))
     shared = jnp.minimum(i[:, None] + length, j + size) - jnp.maximum(i[:, None], j)
-    u = jax.lax.stop_gradient(weights) @ (jnp.maximum(shared, 0) / stride).astype(weights.dtype)
+    u = jax.lax.stop_gradient(weights) @ (jnp.maximum(shared, 0) / stride)
     back = position[:, None] // size - j // size
     fixed = (j == 0) | (back == 0) | (back == 1)
     return largest(jnp.where(back < 0, -jnp.inf, jnp.where(fixed, jnp.inf, u)), n=n) & (back >= 0)

@@ -12,7 +12,7 @@ r"""What a model costs before it runs: parameters, arithmetic, memory and time. 
 
 For GPT-2 the second row is, per token with L blocks, width d, context t and vocabulary n,
 $2\,(12 L d^2 + n d) + 4 L t d$ forward, and three times that for training: each product has two gradients. Products
-with masked keys count, for they are computed. What is no matrix product (norms, softmax, the optimizer) is left out.
+with masked keys count where they are computed. What is no matrix product (norms, softmax, the optimizer) is left out.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from minilm.config import TrainConfig
 from minilm.data.batching import Batch
 from minilm.flops import executed_flops
+from minilm.layers.attention.pallas import Pallas
 from minilm.optimizers import make_optimizer
 from minilm.training import in_precision, init_state
 
@@ -73,10 +74,12 @@ def make_plan(model, model_config, config: TrainConfig) -> Plan:
     def loss(model_config):
         return in_precision(functools.partial(model.loss, config=model_config), config.compute_dtype)
 
+    # A kernel's loop over tiles cannot be followed, and counts as if every tile of keys were visited.
+    count = functools.partial(executed_flops, turns=t / Pallas.s_block)
     return Plan(
         parameters=parameters_by_part(params),
-        forward_flops=executed_flops(logits, params, batch.tokens) / (b * t),
-        training_flops=executed_flops(jax.grad(loss(model_config), has_aux=True), params, batch) / (b * t),
+        forward_flops=count(logits, params, batch.tokens) / (b * t),
+        training_flops=count(jax.grad(loss(model_config), has_aux=True), params, batch) / (b * t),
         weights=bytes_of(params),
         gradients=bytes_of(params),
         optimizer=bytes_of(state.optimizer),

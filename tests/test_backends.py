@@ -120,10 +120,11 @@ def test_an_unknown_name_is_refused():
         ({}, "dense"),
         ({"t": 257}, "blockwise"),
         ({"t": 1, "s": 4096}, "dense"),
-        ({"platform": "gpu"}, "pallas"),
-        ({"platform": "tpu"}, "pallas"),
-        ({"platform": "gpu", "k": 48}, "blockwise"),
-        ({"platform": "tpu", "bias": TABLE}, "blockwise"),
+        ({"t": 257, "platform": "gpu"}, "pallas"),
+        ({"t": 257, "platform": "tpu"}, "pallas"),
+        ({"t": 1, "s": 4096, "platform": "gpu"}, "dense"),
+        ({"t": 257, "platform": "gpu", "k": 48}, "blockwise"),
+        ({"t": 257, "platform": "tpu", "bias": TABLE}, "blockwise"),
     ],
     ids=str,
 )
@@ -136,12 +137,13 @@ def test_a_choice_is_logged_once_with_the_reasons_against_the_others(caplog):
     with caplog.at_level(logging.INFO, "minilm.backends"):
         for _ in range(2):
             choose(SPEC._replace(rule=Causal() & SlidingWindow(5)))
-            choose(SPEC._replace(platform="gpu", v=48))
-    heads = "256 queries and 256 keys, 2 × 1 heads of widths 64 and"
+            choose(SPEC._replace(t=512, platform="gpu", v=48))
+    heads = "2 × 1 heads of widths 64 and"
     assert [record.getMessage() for record in caplog.records] == [
-        f"attention by dense, of {heads} 64, bfloat16, under And(Causal, SlidingWindow), on cpu",
-        f"attention by blockwise, of {heads} 48, bfloat16, under Causal, on gpu; not by pallas: Triton takes widths "
-        "that are powers of two, here from 16 to 128, and not 64 and 48.",
+        f"attention by dense, of 256 queries and 256 keys, {heads} 64, bfloat16, under And(Causal, SlidingWindow), "
+        "on cpu",
+        f"attention by blockwise, of 512 queries and 256 keys, {heads} 48, bfloat16, under Causal, on gpu; not by "
+        "pallas: Triton takes widths that are powers of two, here from 16 to 128, and not 64 and 48.",
     ]
 
 

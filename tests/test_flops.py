@@ -7,7 +7,7 @@ import pytest
 from minilm.flops import executed_flops
 from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense
-from minilm.layers.attention.masks import Causal
+from minilm.layers.attention.masks import Causal, Everything, SlidingWindow
 from minilm.layers.linear_attention.decay import decay_chunked, decay_parallel, decay_step
 from minilm.layers.linear_attention.loop import loop
 from minilm.shapes import Tokens
@@ -39,13 +39,44 @@ def test_dense_attention_multiplies_every_pair_twice_and_backwards_four_times_mo
     assert executed_flops(gradient, *QKV) == 3 * pairs
 
 
-def test_blockwise_attention_multiplies_the_pairs_of_the_tiles_that_it_visits():
-    blockwise = of(Blockwise(Causal(), None, 4, 4))
-    tiles = [1, 2, 3, 4]
+@pytest.mark.parametrize(
+    ("rule", "tiles"), [(Causal(), 1 + 2 + 3 + 4), (Causal() & SlidingWindow(3), 1 + 2 + 2 + 2), (Everything(), 16)]
+)
+def test_blockwise_attention_multiplies_the_pairs_of_the_tiles_that_it_visits(rule, tiles):
+    blockwise = of(Blockwise(rule, None, 4, 4))
+    pairs = G * R * tiles * 4 * 4
+    assert executed_flops(blockwise, *QKV) == 2 * pairs * (K + V)
+    assert executed_flops(jax.vmap(blockwise), *(shaped(7, *x.shape) for x in QKV)) == 7 * 2 * pairs * (K + V)
+
+    def gradient(q, k, v):
+        return jax.grad(lambda *qkv: blockwise(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
+
+    shift = 2 * G * R * T * V  # d_o · o
+    assert executed_flops(gradient, *QKV) == 2 * pairs * (K + V) + 2 * pairs * (3 * K + 2 * V) + shift
+
+
+def test_where_arguments_say_when_a_loop_ends_it_turns_as_often_as_is_told():
+    def at(position, *qkv):
+        where = Tokens(position, jnp.zeros_like(position))
+        return Blockwise(Causal(), None, 4, 4)(*qkv, where, where)
+
+    position, tiles = jax.ShapeDtypeStruct((T,), jnp.int32), [1, 2, 3, 4]
     with pytest.raises(ValueError, match="give `turns`"):
-        executed_flops(blockwise, *QKV)
-    visited = executed_flops(blockwise, *QKV, turns=sum(tiles) / len(tiles))
+        executed_flops(at, position, *QKV)
+    visited = executed_flops(at, position, *QKV, turns=sum(tiles) / len(tiles))
     assert visited == 2 * G * R * sum(tiles) * 4 * 4 * (K + V)
+
+
+def test_a_loop_is_followed_backwards_too_and_by_what_its_rows_say():
+    """Over rows of a known table, last first, each squared as often as the number before it says."""
+
+    def powers(x):
+        def row(before, now):
+            return now, jax.lax.fori_loop(0, before, lambda _, x: x @ x, x)
+
+        return jax.lax.scan(row, 0, jnp.array([5, 2, 1]), reverse=True)
+
+    assert executed_flops(powers, shaped(10, 10)) == (0 + 1 + 2) * 2 * 10**3
 
 
 def test_a_recurrence_counts_every_token():

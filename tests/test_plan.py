@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 
 from minilm import generation, machines, plan, run_folder
+from minilm.backends import Attention
 from minilm.config import PRESETS, OptimizerConfig
 from minilm.data.batching import Batch
-from minilm.models import gpt, modern
+from minilm.layers.attention.masks import Causal
+from minilm.layers.attention.multi_head import softmax_mixer
+from minilm.layers.attention.rotary import Rotary
+from minilm.models import gpt, mixer_lm, modern
 from minilm.optimizers import make_optimizer
 from minilm.sampling import GREEDY, check_sampler
 from minilm.training import KEPT_BARRIERS, in_precision, init_state, make_step
+from minilm.variants import heads_of
 from tests import tolerances
 
 QUICK = dataclasses.replace(PRESETS["quick"], batch_size=6, optimization=OptimizerConfig())
@@ -59,6 +64,23 @@ def test_arithmetic_is_the_formula_of_the_page():
     forward = 2 * (12 * L * d**2 + n * d) + 4 * L * t * d
     assert planned(CONFIG).forward_flops == forward
     assert planned(CONFIG).training_flops == 3 * forward
+
+
+def by_kernels(d, heads):
+    """A variant that attends by the kernels."""
+    return softmax_mixer(Rotary(Attention(Causal(), backend="pallas")), **heads_of(d, heads), bias=False)
+
+
+def test_of_attention_in_tiles_those_count_that_are_visited_and_within_kernels_all():
+    """Tiles of 128 queries and as many keys, of which each query and key multiplies twice a head's width."""
+
+    def flops(mixer, t):
+        config = mixer_lm.Config(vocab_size=300, context_length=t, n_layers=3, n_heads=2, d_model=64, mixer=mixer)
+        return plan.make_plan(mixer_lm, config, QUICK).forward_flops * t
+
+    tile = 3 * 4 * 128**2 * 64
+    assert flops("mha", 512) - flops("window:width=64", 512) == ((1 + 2 + 3 + 4) - (1 + 2 + 2 + 2)) * tile
+    assert flops(f"{__name__}:by_kernels", 128) == flops("mha", 128)
 
 
 def compiled_step(config, told):

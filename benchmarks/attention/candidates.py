@@ -49,8 +49,8 @@ class Candidate:
     function: Callable[..., Any]
     definition: Callable[..., Any]
     useful: Callable[[int], int | None]  # length -> FLOPs forward, of pairs that are not masked
-    turns: Callable[[int], float | None]  # length -> how often a loop over tiles turns, on the mean
     supports: Callable[[Spec], str | None] = everywhere
+    turns: Callable[[int], float | None] = lambda length: None  # -> of a kernel's loop over tiles, on the mean
     checked: int = CHECKED  # tokens
     checked_backward: int = CHECKED
     longest_backward: int = 2**20  # beyond which only results are compared, for gradients would take minutes
@@ -156,7 +156,6 @@ def mixer(text: str, d: int, heads: int, seed: int = 0) -> Candidate:
         function=apply,
         definition=stepped,
         useful=lambda length: None,  # a mixer does not show its rule
-        turns=lambda length: None,
         checked_backward=BACKWARD,
         longest_backward=LONGEST_BACKWARD,
         cast=cast,

@@ -96,7 +96,7 @@ class Pattern(NamedTuple):
         return Tokens(position, position // self.document if self.document else jnp.zeros_like(position))
 
 
-def softmax(name, backend, heads, width, pattern, attend=None, tiles=0, checked=CHECKED) -> Candidate:
+def softmax(name, backend, heads, width, pattern, attend=None, kernel_tiles=0, checked=CHECKED) -> Candidate:
     """Attention under a pattern, by a backend or its `attend` with options; its definition is `Dense` of the rule."""
     rule, chosen = pattern.rule, backends.BACKENDS[backend]
 
@@ -118,7 +118,7 @@ def softmax(name, backend, heads, width, pattern, attend=None, tiles=0, checked=
         function=attending(attend or chosen.attend(rule, None), pattern),
         definition=attending(Dense(rule), pattern),
         useful=lambda length: 2 * heads * 2 * width * cost.pairs(rule, pattern.tokens(length)),
-        turns=lambda length: cost.mean_tiles(rule, pattern.tokens(length), tiles) if tiles else None,
+        turns=lambda length: cost.mean_tiles(rule, pattern.tokens(length), kernel_tiles) if kernel_tiles else None,
         supports=supports,
         checked=checked,
         checked_backward=checked,
@@ -163,7 +163,7 @@ def blockwise(heads, width, window=0, prefix=0, document=0, block=128):
     """The same in tiles, of which those outside of the mask are never visited (flash attention in plain JAX)."""
     pattern = Pattern(window, prefix, document)
     attend = Blockwise(pattern.rule, None, block, block)
-    return softmax("blockwise", "blockwise", heads, width, pattern, attend, tiles=block)
+    return softmax("blockwise", "blockwise", heads, width, pattern, attend)
 
 
 @core
@@ -171,7 +171,7 @@ def pallas(heads, width, window=0, prefix=0, document=0, block=64):
     """The same tiles in minilm's own kernels, on GPUs and TPUs."""
     pattern = Pattern(window, prefix, document)
     attend = Pallas(pattern.rule, None, block, block)
-    return softmax("pallas", "pallas", heads, width, pattern, attend, tiles=block)
+    return softmax("pallas", "pallas", heads, width, pattern, attend, kernel_tiles=block)
 
 
 # JAX's kernels take tiles of 128 alone, of which three are checked.
@@ -224,7 +224,6 @@ def state(name, inputs, function, definition, heads, useful, at=None) -> Candida
         function=function,
         definition=definition,
         useful=lambda length: heads * length * useful,
-        turns=lambda length: None,
         at=at,
     )
 

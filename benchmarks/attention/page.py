@@ -26,12 +26,18 @@ SEQUENCES = (
     "What a step costs whatever their number is then a larger part of a token: so its time grows with the context even "
     "where the state does not."
 )
+TILES = (
+    "A variant whose softmax is the usual one is computed in tiles, as `blockwise` is, where a head has more than "
+    "256 × 256 scores. Another way from scores to weights, as a cap, a sink or a sigmoid, holds all of them at once, "
+    "as `dense` does; a part of what such a variant costs more is what tiles would save."
+)
 MEASURED = {
     "fwd": "timed forward",
     "fwdbwd": "timed forward and backward",
     "prefill": "timed in prefill",
     "decode": "timed in decoding",
 }
+INTRODUCTIONS = {("ops", "mixer"): TILES, ("decode", "mixer"): SEQUENCES}
 PICTURES = {
     "time": "Time against the length",
     "memory": "Memory against the length",
@@ -111,7 +117,11 @@ def _sections(rows, quality, pictures):
         if mine:
             title += f", on {device}" if len(devices) > 1 else ""
             grown, passed = views.growth(mine), views.crossovers(mine)
-            blocks = [views.markdown(mine), *("\n".join(f"* {line}" for line in lines) for lines in (grown, passed))]
+            blocks = [
+                INTRODUCTIONS.get((benchmark, kind)),
+                views.markdown(mine),
+                *("\n".join(f"* {line}" for line in lines) for lines in (grown, passed)),
+            ]
             timed = [row for row in mine if "time" in row and kind == "mixer"]
             shares = []
             for mode, what in MEASURED.items():
@@ -119,7 +129,6 @@ def _sections(rows, quality, pictures):
                 lengths = [row["sizes"].get("length") or row["sizes"]["context"] for row in alike]
                 if alike:
                     shares.append(_share([row["candidate"] for row in alike], what, lengths))
-            blocks[:0] = [SEQUENCES] * (benchmark == "decode")
             yield title, [*filter(None, blocks), *filter(None, [" ".join(shares)])]
     if quality:
         recalled = [row["variant"] for row in quality if row.get("accuracy") is not None]

@@ -25,7 +25,9 @@ from minilm.layers.attention.masks import Rule
 from minilm.layers.attention.pallas import Pallas
 from minilm.pytrees import register
 
-FEW_SCORES = 256 * 256  # a head's, up to which a CPU is faster with all of them at once than in tiles
+# A head's, up to which a CPU is faster with all of them at once than in tiles. Elsewhere it is not measured; but a
+# token that is decoded alone would leave most of a kernel's tile empty.
+FEW_SCORES = 256 * 256
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class Backend:
 def choose(spec: Spec, name: str | None = None) -> Backend:
     """The backend of a name; or, without one, the first of the platform's list that supports what is asked for.
 
-    On a CPU that is `dense` for few scores and `blockwise` for many; elsewhere `pallas`, or `blockwise` where the
+    That is `dense` for few scores; for many `blockwise` on a CPU, and elsewhere `pallas`, or `blockwise` where the
     kernels do not go. The choice is logged, once for each spec.
 
     Args:
@@ -93,9 +95,9 @@ class Attention:
 
 
 def _order(spec):
-    if spec.platform == "cpu":
-        return ("dense",) if spec.t * spec.s <= FEW_SCORES else ("blockwise",)
-    return ("pallas", "blockwise")
+    if spec.t * spec.s <= FEW_SCORES:
+        return ("dense",)
+    return ("blockwise",) if spec.platform == "cpu" else ("pallas", "blockwise")
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Multi-head latent attention: keys and values are remembered as one short vector of a token, whatever the heads."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -210,6 +211,7 @@ def latent_mixer(
     v: int,
     latent: int,
     rotary: int,
+    attention: Callable = Dense,
 ) -> Mixer:
     """Multi-head latent attention: `latent_mixer(g=8, r=1, k=16, v=16, latent=64, rotary=8)`.
 
@@ -219,6 +221,7 @@ def latent_mixer(
       k, v: the widths of a head's key (without its rotary part) and of its value.
       latent: the width of what is remembered of a token, beside its rotary key.
       rotary: the width of that, even.
+      attention: of the expanded form, which it makes of the rule; as `softmax_mixer`'s `attend`.
     Returns:
       a `Mixer` of `LatentParams`, whose state is a `LatentCache`. It applies in the expanded form and steps in the
       absorbed one.
@@ -230,7 +233,7 @@ def latent_mixer(
 
     def to_itself(q, k, v, position, document):
         tokens = Tokens(position, document)
-        return Dense(rule)(q, k, v, tokens, tokens)
+        return attention(rule)(q, k, v, tokens, tokens)
 
     def apply(params, x, tokens):
         q, c, k_r = project_latent(params, x, tokens.position)

@@ -5,7 +5,7 @@ thousand times too low. Here a scan counts as often as it is long, a kernel as o
 branches of a condition the most expensive.
 
 Blockwise attention has loops that end where the mask does. Where tokens stand is no argument of a model but a constant
-of its trace; so what depends on constants alone is computed while counting, and such a loop is followed to its end.
+of its trace; so what depends on constants alone is computed while counting, and with it how often such a loop turns.
 """
 
 import math
@@ -16,7 +16,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 
-def executed_flops(function: Callable, *arguments, turns: float | None = None) -> int | float:
+def executed_flops(function: Callable, *arguments, turns: int | float | None = None) -> int | float:
     """The floating-point operations of all matrix products and triangular solves of `function(*arguments)`.
 
     A product of `(m, k)` and `(k, n)` counts 2 m n k, a solve of n unknowns for m right-hand sides n² m.
@@ -65,34 +65,34 @@ def _count(closed: ClosedJaxpr, values: list, turns):
 
 def _count_one(jaxpr, equation, values, turns):
     kind, parameters = equation.primitive.name, equation.params
-    unknown = [None] * len(equation.outvars)
-    results = _computed(jaxpr, equation, values) if None not in values and not equation.effects else unknown
+    inside, results = _inside(parameters), _computed(jaxpr, equation, values)
     if kind == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         left = equation.invars[0].aval.shape
         return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted), results
     if kind == "triangular_solve":
         return equation.outvars[0].aval.size * equation.invars[0].aval.shape[-1], results
-    inside = _inside(parameters)
     if kind == "scan":
         return _count_scan(parameters, values, turns), results
     if kind == "while":
         return _count_while(parameters, values, turns), results
     if kind == "cond":
         return max(_count(branch, values[1:], turns)[0] for branch in inside), results
-    if len(inside) == 1 and len(inside[0].jaxpr.invars) == len(values) and len(inside[0].jaxpr.outvars) == len(unknown):
-        operations, returned = _count(inside[0], values, turns)
-        return operations, returned if results is unknown else results
-    cells = math.prod(parameters["grid_mapping"].grid) if kind == "pallas_call" else 1
-    return cells * sum(_count_blindly(closed, turns) for closed in inside), results
+    if kind == "optimization_barrier":
+        return 0, values
+    if kind in ("pallas_call", "shard_map"):  # a cell and a device have parts of the values, and a place of their own
+        cells = math.prod(parameters["grid_mapping"].grid) if kind == "pallas_call" else 1
+        return cells * sum(_count_blindly(closed, turns) for closed in inside), results
+    if len(inside) == 1 and len(inside[0].jaxpr.invars) == len(values):  # it is called
+        return _count(inside[0], values, turns)
+    return sum(_count_blindly(closed, turns) for closed in inside), results
 
 
 def _count_scan(parameters, values, turns):
     body, length = parameters["jaxpr"], parameters["length"]
-    if not _ends_by_value(body):
+    if not _has(body, _ends_by_value):
         return length * _count_blindly(body, turns)
-    first, second = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
-    constants, carry, rows = values[:first], values[first:second], values[second:]
+    constants, carry, rows = _parts(parameters, values)
     total = 0
     for i in reversed(range(length)) if parameters["reverse"] else range(length):
         here = [row and partial(lambda row, i: row()[i], row, i) for row in rows]
@@ -101,24 +101,41 @@ def _count_scan(parameters, values, turns):
     return total
 
 
+def _parts(parameters, values):
+    """Of a scan's values those that stay, those that are carried, and those of which each turn has its row."""
+    if "ft_in" in parameters:  # JAX 0.12
+        stay, carried = (len(part) for part in parameters["ft_in"].unpack()[:2])
+    else:
+        stay, carried = parameters["num_consts"], parameters["num_carry"]
+    return values[:stay], values[stay : stay + carried], values[stay + carried :]
+
+
 def _count_while(parameters, values, turns):
-    condition, body = parameters["cond_jaxpr"], parameters["body_jaxpr"]
-    if not _multiplies(body):
-        return 0
-    first, second = parameters["cond_nconsts"], parameters["cond_nconsts"] + parameters["body_nconsts"]
-    of_condition, constants, carry = values[:first], values[first:second], values[second:]
-    total = 0
-    while (goes_on := _count(condition, [*of_condition, *carry], turns)[1][0]) and goes_on():
-        operations, carry = _count(body, [*constants, *carry], turns)
-        total += operations
-    if goes_on:
-        return total
-    if turns is None:
+    body, condition = parameters["body_jaxpr"], parameters["cond_jaxpr"]
+    inner = _count_blindly(body, turns) + _count_blindly(condition, turns)
+    first, upper = _bounds(condition.jaxpr, body.jaxpr, parameters, values)
+    if inner and first and upper:
+        return max(int(upper()) - int(first()), 0) * inner
+    if inner and turns is None:
         raise ValueError(
             "A loop of this function ends when its arguments say so, so that a trace cannot tell how often it turns: "
             "give `turns`."
         )
-    return turns * _count_blindly(body, turns)
+    return inner and turns * inner
+
+
+def _bounds(condition, body, parameters, values):
+    """From and to where `jax.lax.fori_loop` counts, as far as they are known: while i < n, i becomes i + 1."""
+    skipped, own = parameters["cond_nconsts"], parameters["body_nconsts"]
+    if [e.primitive.name for e in condition.eqns] != ["lt"] or condition.eqns[0].outvars != condition.outvars:
+        return None, None
+    i, n = (condition.invars.index(x) - skipped if x in condition.invars else -1 for x in condition.eqns[0].invars)
+    if min(i, n) < 0 or body.outvars[n] is not body.invars[own + n]:
+        return None, None
+    steps = [e for e in body.eqns if body.outvars[i] in e.outvars and e.primitive.name == "add"]
+    counted = any(body.invars[own + i] in e.invars and any(getattr(x, "val", 0) == 1 for x in e.invars) for e in steps)
+    carry = values[skipped + own :]
+    return (carry[i], carry[n]) if counted else (None, None)
 
 
 def _count_blindly(closed, turns):
@@ -130,7 +147,9 @@ def _constant(value):
 
 
 def _computed(jaxpr, equation, values):
-    """What an equation gives, computed once, when the first of its results is asked for."""
+    """What an equation gives, computed once, when the first of its results is asked for; or None for each."""
+    if None in values or equation.effects or not (values or equation.primitive.name == "iota"):
+        return [None] * len(equation.outvars)
 
     @cache
     def results():
@@ -141,24 +160,19 @@ def _computed(jaxpr, equation, values):
     return [partial(lambda i: results()[i], i) for i in range(len(equation.outvars))]
 
 
-def _multiplies(closed):
-    return _has(closed, lambda equation: equation.primitive.name in ("dot_general", "triangular_solve"))
+def _multiplies(equation):
+    return equation.primitive.name in ("dot_general", "triangular_solve")
 
 
-def _ends_by_value(closed):
-    return _has(
-        closed, lambda equation: equation.primitive.name == "while" and _multiplies(equation.params["body_jaxpr"])
-    )
+def _ends_by_value(equation):
+    return equation.primitive.name == "while" and _has(equation.params["body_jaxpr"], _multiplies)
 
 
 def _has(closed, wanted):
-    return any(
-        wanted(equation) or any(_has(inner, wanted) for inner in _inside(equation.params)) for equation in closed.eqns
-    )
+    return any(wanted(e) or any(_has(inner, wanted) for inner in _inside(e.params)) for e in closed.jaxpr.eqns)
 
 
 def _inside(parameters):
-    leaves = jax.tree.leaves(parameters, is_leaf=lambda p: isinstance(p, ClosedJaxpr | Jaxpr))
-    return [
-        p if isinstance(p, ClosedJaxpr) else ClosedJaxpr(p, ()) for p in leaves if isinstance(p, ClosedJaxpr | Jaxpr)
-    ]
+    programs = jax.tree.leaves(parameters, is_leaf=lambda p: isinstance(p, ClosedJaxpr | Jaxpr))
+    programs = [p for p in programs if isinstance(p, ClosedJaxpr | Jaxpr)]
+    return [p if isinstance(p, ClosedJaxpr) else ClosedJaxpr(p, ()) for p in programs]

@@ -74,8 +74,8 @@ def make_plan(model, model_config, config: TrainConfig) -> Plan:
     def loss(model_config):
         return in_precision(functools.partial(model.loss, config=model_config), config.compute_dtype)
 
-    # A kernel's loop over tiles cannot be followed, and counts as if every tile of keys were visited.
-    count = functools.partial(executed_flops, turns=t / Pallas.s_block)
+    # What cannot be followed, as a kernel's loop over tiles, counts as if every tile of keys were visited.
+    count = functools.partial(executed_flops, turns=-(-t // Pallas.s_block))
     return Plan(
         parameters=parameters_by_part(params),
         forward_flops=count(logits, params, batch.tokens) / (b * t),

@@ -37,7 +37,7 @@ def test_steps_are_timed_in_turn_and_nothing_is_trained_anew(bench):
     assert first == second  # of one program, whatever the rate
     assert 0 < first["median"] < min(row["cpu_seconds"] for row in trained)
     assert f"| {first['median']:.4f} |" in shown.out
-    assert f"Steps were timed in turn on {first['cpu']}, {first['date']}." in shown.out
+    assert f"Steps were timed in turn on {first['cpu']}, {first['date']}, by `--cost`." in shown.out
 
 
 def test_what_is_known_no_more_ends_in_a_sentence_or_stays_as_it_is(bench, tmp_path, capsys):

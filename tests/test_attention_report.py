@@ -183,6 +183,8 @@ def test_of_many_candidates_pairs_are_not_told_one_by_one():
     powers = enumerate([1.0, *[2.0] * views.MANY])
     rows = [row(f"v{i}", t, (1e-6 if i else 3e-6) * t**p) for i, p in powers for t in (1, 16)]
     assert views.crossovers(rows) == []
+    beside = [row(views.BESIDE, t, 1e-6 * t**2) for t in (1, 16)]
+    assert [line.split(" at")[0] for line in views.crossovers(rows + beside)] == [f"v0 passes {views.BESIDE}"]
     assert len(views.crossovers([each for each in rows if each["candidate"] != "v1"])) == views.MANY - 1
     assert plots.plots(rows)["time"].startswith(b"\x89PNG")
 

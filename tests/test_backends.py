@@ -122,7 +122,8 @@ def test_an_unknown_name_is_refused():
         ({"t": 1, "s": 4096}, "dense"),
         ({"t": 257, "platform": "gpu"}, "pallas"),
         ({"t": 257, "platform": "tpu"}, "pallas"),
-        ({"t": 1, "s": 4096, "platform": "gpu"}, "dense"),
+        ({"t": 1, "s": 2**17}, "dense"),
+        ({"t": 1, "s": 2**17, "platform": "gpu"}, "dense"),
         ({"t": 257, "platform": "gpu", "k": 48}, "blockwise"),
         ({"t": 257, "platform": "tpu", "bias": TABLE}, "blockwise"),
     ],
@@ -130,6 +131,11 @@ def test_an_unknown_name_is_refused():
 )
 def test_without_a_name_the_first_that_supports_it_is_chosen(changes, name):
     assert choose(SPEC._replace(**changes)).name == name
+
+
+def test_kernels_are_not_chosen_where_they_are_not_wanted():
+    for platform, name in {"cpu": "blockwise", "gpu": "dense", "tpu": "dense"}.items():
+        assert choose(SPEC._replace(t=257, platform=platform), kernels=False).name == name
 
 
 def test_a_choice_is_logged_once_with_the_reasons_against_the_others(caplog):

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
-from minilm import cli, flags
+from minilm import cli, flags, trainer
 from minilm.config import PRESETS
 
 
@@ -78,6 +80,19 @@ def test_a_flag_overrides_its_preset_and_nothing_else():
     assert flags.parse("generate", ["A", "--stop", "the", "zzz"]).stop == ("the", "zzz")
     assert flags.parse("train", []).config == PRESETS["default"]
     assert flags.parse("train", ["--preset=long"]).config == PRESETS["long"]
+
+
+@pytest.mark.parametrize(("platform", "preset"), [("cpu", "default"), ("gpu", "gpu"), ("tpu", "gpu")])
+def test_on_an_accelerator_the_same_command_trains_a_larger_model_in_bfloat16(platform, preset, monkeypatch):
+    """And a preset that is named is taken anywhere."""
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(trainer, "train", lambda config: asked.append(config) or SimpleNamespace(exit_code=0))
+    for arguments in (["train"], ["train", "--preset", "quick"]):
+        cli.main(arguments)
+    assert asked == [PRESETS[preset], PRESETS["quick"]]
+    assert PRESETS["gpu"].architecture.d_model > PRESETS["default"].architecture.d_model
+    assert PRESETS["gpu"].compute_dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(

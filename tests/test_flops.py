@@ -8,8 +8,10 @@ from minilm.flops import executed_flops
 from minilm.layers.attention.blockwise import Blockwise
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.masks import Causal, Everything, SlidingWindow
+from minilm.layers.attention.ring import Ring
 from minilm.layers.linear_attention.decay import decay_chunked, decay_parallel, decay_step
 from minilm.layers.linear_attention.loop import loop
+from minilm.parallel import make_mesh, over_sequence
 from minilm.shapes import Tokens
 
 G, R, T, K, V = 2, 3, 16, 4, 5
@@ -67,16 +69,46 @@ def test_where_arguments_say_when_a_loop_ends_it_turns_as_often_as_is_told():
     assert visited == 2 * G * R * sum(tiles) * 4 * 4 * (K + V)
 
 
-def test_a_loop_is_followed_backwards_too_and_by_what_its_rows_say():
+def test_a_loop_in_a_scan_turns_as_often_as_each_row_says():
     """Over rows of a known table, last first, each squared as often as the number before it says."""
 
     def powers(x):
         def row(before, now):
-            return now, jax.lax.fori_loop(0, before, lambda _, x: x @ x, x)
+            return now, jax.lax.fori_loop(1, before, lambda _, x: x @ x, x)
 
         return jax.lax.scan(row, 0, jnp.array([5, 2, 1]), reverse=True)
 
-    assert executed_flops(powers, shaped(10, 10)) == (0 + 1 + 2) * 2 * 10**3
+    assert executed_flops(powers, shaped(10, 10)) == (0 + 0 + 1) * 2 * 10**3
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "products"),
+    [(lambda i, n, x: i <= n, 1), (lambda i, n, x: x[0, 0] < n, 1), (lambda i, n, x: (x @ x)[0, 0] < n, 2)],
+)
+def test_a_loop_that_does_not_count_to_a_known_number_turns_as_often_as_is_told(goes_on, products):
+    def loop(x):
+        return jax.lax.while_loop(lambda c: goes_on(*c), lambda c: (c[0] + 1, c[1], c[2] @ c[2]), (0, 3, x))
+
+    with pytest.raises(ValueError, match="give `turns`"):
+        executed_flops(loop, shaped(10, 10))
+    assert executed_flops(loop, shaped(10, 10), turns=4) == 4 * products * 2 * 10**3
+
+
+def test_what_is_recomputed_counts_again():
+    blockwise = of(Blockwise(Causal(), None, 4, 4))
+
+    def gradient(attend):
+        return lambda q, k, v: jax.grad(lambda *qkv: attend(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
+
+    forward, both = executed_flops(blockwise, *QKV), executed_flops(gradient(blockwise), *QKV)
+    assert executed_flops(gradient(jax.checkpoint(blockwise)), *QKV) == forward + both
+
+
+def test_a_device_does_not_know_where_its_tokens_stand():
+    ring = of(over_sequence(Ring(Causal()), make_mesh("sequence=1")))
+    with pytest.raises(ValueError, match="give `turns`"):
+        executed_flops(ring, *QKV)
+    assert executed_flops(ring, *QKV, turns=1) == executed_flops(of(Dense(Causal())), *QKV)
 
 
 def test_a_recurrence_counts_every_token():
@@ -119,3 +151,18 @@ def test_a_kernel_counts_once_for_every_cell_of_its_grid():
         square, out_shape=shaped(12, 4), grid=(3,), in_specs=[block], out_specs=block, interpret=True
     )
     assert executed_flops(kernel, shaped(12, 4)) == 3 * 2 * 4**3
+
+
+def test_a_loop_to_the_number_of_a_cell_turns_as_often_as_is_told():
+    from jax.experimental import pallas as pl
+
+    def power(x, y):
+        y[...] = jax.lax.fori_loop(0, pl.program_id(0) + 1, lambda _, y: y @ y, x[...])
+
+    block = pl.BlockSpec((4, 4), lambda i: (i, 0))
+    kernel = pl.pallas_call(
+        power, out_shape=shaped(12, 4), grid=(3,), in_specs=[block], out_specs=block, interpret=True
+    )
+    with pytest.raises(ValueError, match="give `turns`"):
+        executed_flops(kernel, shaped(12, 4))
+    assert executed_flops(kernel, shaped(12, 4), turns=2) == 3 * 2 * 2 * 4**3

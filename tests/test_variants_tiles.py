@@ -1,4 +1,4 @@
-"""Rows of the table whose softmax is the usual one read a long text in tiles, and give what all scores at once give."""
+"""Rows of `variants.usual` read a long text in tiles, and give what all scores at once give."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from tests.tolerances import FORMULA, assert_close
 
 D, HEADS, T = 64, 4, 300  # more than two tiles of 128, and than most windows
 SOFTMAX = [name for name, row in VARIANTS.items() if row.family in ("softmax", "positions")]
-# Of other ways from scores to weights, which take all of a query's scores.
+# Other ways from scores to weights, which take all of a query's scores; and what forgets, or tells positions anew.
 AT_ONCE = {"streaming", "sink", "soft-cap", "sigmoid", "top-k", "talking-heads", "differential", "forgetting"}
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 from markdown_it import MarkdownIt
 
-from benchmarks.attention import bars, cost, protocol, quality_views, views
+from benchmarks.attention import bars, cost, overview, protocol, quality_views, views
 from minilm.variants import VARIANTS
 
 KINDS = {
@@ -19,7 +19,9 @@ KINDS = {
 LIMITS = (
     "*At the roof*: as many useful FLOPs, at the most that this machine was measured to do at their intensity. "
     "*Arguments and results alone*: a program without temporaries. *Useful FLOPs* of a window grow faster than T while "
-    "many queries have fewer keys before them than it is wide."
+    "many queries have fewer keys before them than it is wide. Where a bar is beyond the roof, or beyond arguments and "
+    "results alone, no program holds it on this machine; a longer text does, or a machine on which the other one "
+    "reaches less of the roof."
 )
 SEQUENCES = (
     "So many sequences stand side by side that they hold equally many tokens together, fewer where contexts are long. "
@@ -27,9 +29,10 @@ SEQUENCES = (
     "where the state does not."
 )
 TILES = (
-    "A variant whose softmax is the usual one is computed in tiles, as `blockwise` is, where a head has more than "
-    "256 × 256 scores. Another way from scores to weights, as a cap, a sink or a sigmoid, holds all of them at once, "
-    "as `dense` does; a part of what such a variant costs more is what tiles would save."
+    "Variants of the usual softmax are computed in tiles, as `blockwise` is, where a head has more than 256 × 256 "
+    "scores. Those with another way from scores to weights (a cap, a sink, a sigmoid), with a score of their own "
+    "(forgetting), other positions (streaming) or selected blocks hold all scores at once, as `dense` does: a part of "
+    "what they cost more is what tiles would save."
 )
 MEASURED = {
     "fwd": "timed forward",
@@ -104,6 +107,9 @@ def _sections(rows, quality, pictures):
     commands = dict.fromkeys(row["environment"]["command"] for row in rows)
     commands |= dict.fromkeys(quality_views.commands(quality))
     yield "How to reproduce it", ["```sh\n" + "\n".join(commands) + "\n```"]
+    every = overview.blocks(rows, quality)
+    if every:
+        yield "Every variant in a line", every
     judged = bars.judged(rows)
     if judged:
         lines = ["| what | pass | measured | |", "|---|---|---|---|"]

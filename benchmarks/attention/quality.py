@@ -66,7 +66,9 @@ def papers() -> tuple[str, ...]:
     ]
     copying = [
         f"selective-copy:vocab_size={v},length={t},pairs={k},rows=128,d=128,heads=4,steps=20000"
-        for v, t, k in [(16, 256, 16), (16, 512, 16), (16, 1024, 16), (16, 256, 32), (64, 256, 16), (128, 256, 16)]
+        for v, t, k in [(v, 256, 16) for v in (16, 32, 64, 128)]
+        + [(16, t, 16) for t in (512, 1024)]
+        + [(16, 256, k) for k in (32, 64, 96)]
     ]
     return (*recall, *copying, "induction:length=256,steps=25000", "lm:d=256,heads=8,layers=6,steps=10000,rows=32")
 

@@ -10,7 +10,7 @@ import os
 import shlex
 from pathlib import Path
 
-from benchmarks.attention import options, page, plots, quality_plots, quality_views, record, views
+from benchmarks.attention import options, overview, page, plots, quality_plots, quality_views, record, views
 
 FORMATS = ("table", "csv", "markdown", "html")
 
@@ -70,4 +70,5 @@ def run(chosen) -> int:
 
 def _tables(rows, quality):
     parts = [f"{views.table(rows)}\n{views.summary(rows)}"] if rows else []
-    return "\n\n".join([*parts, *([quality_views.table(quality)] if quality else [])]) + "\n"
+    parts += [quality_views.table(quality)] if quality else []
+    return "\n\n".join([*parts, *overview.blocks(rows, quality)]) + "\n"

@@ -105,7 +105,8 @@ def markdown(rows: list[dict]) -> str:
 
 
 VARYING = ("length", "context", "sequences")  # sizes in which rows of a group differ
-MANY = 12  # candidates, beyond which pairs of them are too many to be told one by one
+MANY = 12  # candidates, beyond which pairs of them are too many to be told one by one,
+BESIDE = "mha"  # and each is told beside this one alone
 
 
 class Group(NamedTuple):
@@ -173,14 +174,14 @@ def space(row: dict) -> int:
 
 
 def crossovers(rows: list[dict]) -> list[str]:
-    """Sentences: which candidate passes which at what length, where no more than `MANY` stand side by side."""
+    """Sentences: which candidate passes which at what length; where more than `MANY` stand side by side, `BESIDE`."""
     lines = []
     for group, candidates in groups(rows).items():
-        if len(candidates) > MANY:
-            continue
         times = {name: {t: seconds(row) for t, row in each.items()} for name, each in candidates.items()}
         for first, own in times.items():
             for second, other in times.items():
+                if len(times) > MANY and second != BESIDE:
+                    continue
                 shared = sorted(own.keys() & other.keys())
                 if first == second or not shared or own[shared[0]] <= other[shared[0]]:
                     continue  # it is ahead from the beginning

@@ -25,9 +25,7 @@ from minilm.layers.attention.masks import Rule
 from minilm.layers.attention.pallas import Pallas
 from minilm.pytrees import register
 
-# A head's, up to which a CPU is faster with all of them at once than in tiles. Elsewhere it is not measured; but a
-# token that is decoded alone would leave most of a kernel's tile empty.
-FEW_SCORES = 256 * 256
+FEW_SCORES = 256 * 256  # a head's, up to which a CPU is faster with all of them at once than in tiles
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +44,16 @@ class Backend:
     attend: Callable[[Any, Any], Callable]
 
 
-def choose(spec: Spec, name: str | None = None) -> Backend:
+def choose(spec: Spec, name: str | None = None, *, kernels: bool = True) -> Backend:
     """The backend of a name; or, without one, the first of the platform's list that supports what is asked for.
 
-    That is `dense` for few scores; for many `blockwise` on a CPU, and elsewhere `pallas`, or `blockwise` where the
-    kernels do not go. The choice is logged, once for each spec.
+    That is `dense` for a single token and for few scores; for many `blockwise` on a CPU, and elsewhere `pallas`, or
+    `blockwise` where the kernels do not go. The choice is logged, once for each spec.
 
     Args:
       spec: what is asked for.
       name: of `BACKENDS`, or None.
+      kernels: whether kernels may be chosen, which no compiler divides over devices; if not, `dense` stands for them.
     Returns:
       the backend.
     Raises:
@@ -63,7 +62,7 @@ def choose(spec: Spec, name: str | None = None) -> Backend:
     if name is not None and name not in BACKENDS:
         raise ValueError(f"There is no backend {name!r}; there are {', '.join(BACKENDS)}.")
     refused = {}
-    for one in _order(spec) if name is None else (name,):
+    for one in _order(spec, kernels) if name is None else (name,):
         refused[one] = BACKENDS[one].supports(spec)
         if not refused[one]:
             _log(one, _told(spec), "".join(f"; not by {other}: {why}" for other, why in refused.items() if why))
@@ -77,13 +76,14 @@ class Attention:
     """Softmax attention by what `choose` gives: `Attention(Causal())`, `Attention(Causal(), backend="pallas")`.
 
     The choice is made when a program is traced. `in_order` promises that queries and keys stand at 0, 1, 2, … of one
-    document; where they are known by then, the promise is checked.
+    document; where they are known by then, the promise is checked. `kernels` is `choose`'s.
     """
 
     rule: Any
     bias: Any = None
     backend: str | None = field(default=None, metadata={"static": True})
     in_order: bool = field(default=False, metadata={"static": True})
+    kernels: bool = field(default=True, metadata={"static": True})
 
     def __call__(self, q, k, v, query, key):
         """Attention of one sequence, `(g, r, t, v)`."""
@@ -91,13 +91,15 @@ class Attention:
             for tokens in (query, key):
                 _check_in_order(tokens)
         spec = Spec.of(self.rule, self.bias, q, v, self.in_order)
-        return choose(spec, self.backend).attend(self.rule, self.bias)(q, k, v, query, key)
+        return choose(spec, self.backend, kernels=self.kernels).attend(self.rule, self.bias)(q, k, v, query, key)
 
 
-def _order(spec):
-    if spec.t * spec.s <= FEW_SCORES:
+def _order(spec, kernels):
+    if spec.t == 1 or spec.t * spec.s <= FEW_SCORES:
         return ("dense",)
-    return ("blockwise",) if spec.platform == "cpu" else ("pallas", "blockwise")
+    if spec.platform == "cpu":
+        return ("blockwise",)
+    return ("pallas", "blockwise") if kernels else ("dense",)
 
 
 @functools.cache

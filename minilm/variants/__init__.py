@@ -11,6 +11,6 @@ its place: `variants.make("my_module:my_attention", d=64, heads=4)`.
 """
 
 from minilm.variants import positions, selection, softmax, state
-from minilm.variants.table import VARIANTS, Variant, heads_of, make, variant
+from minilm.variants.table import VARIANTS, Variant, heads_of, make, usual, variant
 
-__all__ = ["VARIANTS", "Variant", "heads_of", "make", "positions", "selection", "softmax", "state", "variant"]
+__all__ = ["VARIANTS", "Variant", "heads_of", "make", "positions", "selection", "softmax", "state", "usual", "variant"]

@@ -1,8 +1,7 @@
 """Softmax attention, and what becomes of it when one line is another: each row is that line.
 
-Where a row says nothing else, positions are rotary and no token sees the future. What differs from `mha` in who sees
-whom, or around the scores, is computed by the backend that `Attention` chooses, on a CPU in tiles beyond 256 × 256
-scores. Another way from scores to weights wants all of a query's scores at once: `Dense`.
+Where a row says nothing else, positions are rotary and no token sees the future. `usual` is the softmax of `mha`, in
+tiles where scores are many; `Dense` stands where a row takes all of a query's scores in another way.
 """
 
 from dataclasses import replace
@@ -11,7 +10,6 @@ from functools import partial
 import jax
 from jax.tree_util import Partial
 
-from minilm.backends import Attention
 from minilm.layers.attention.core import Dense
 from minilm.layers.attention.differential import differential_mixer
 from minilm.layers.attention.forgetting import forgetting_mixer
@@ -29,12 +27,12 @@ from minilm.layers.attention.streaming import streaming_mixer
 from minilm.layers.attention.talking_heads import init_talking_heads, talking_heads_attention
 from minilm.layers.attention.top_k import top_k_attention
 from minilm.shapes import Mixer
-from minilm.variants.table import heads_of, variant
+from minilm.variants.table import heads_of, usual, variant
 
 
 def ruled(rule, d: int, heads: int, groups: int | None = None) -> Mixer:
     """Rotary attention under a mask rule."""
-    return softmax_mixer(Rotary(Attention(rule)), **heads_of(d, heads, groups), bias=False)
+    return softmax_mixer(Rotary(usual(rule)), **heads_of(d, heads, groups), bias=False)
 
 
 def weighed(attention: Partial, d: int, heads: int) -> Mixer:
@@ -146,7 +144,7 @@ def qk_norm(d, heads):
     """Normalised queries and keys: each of root mean square one, scaled as learned, before they turn and meet."""
     return learned(
         lambda key: init_qk_norm(d // heads),
-        lambda norms: NormalizedHeads(Rotary(Attention(Causal())), norms.q_norm, norms.k_norm),
+        lambda norms: NormalizedHeads(Rotary(usual(Causal())), norms.q_norm, norms.k_norm),
         d,
         heads,
     )
@@ -157,7 +155,7 @@ def cosine(d, heads, length=256):
     """Cosine attention: the angle between query and key, at a learned temperature."""
     return learned(
         lambda key: init_temperature(heads, 1, length),
-        lambda scale: CosineHeads(Rotary(Attention(Causal())), scale),
+        lambda scale: CosineHeads(Rotary(usual(Causal())), scale),
         d,
         heads,
     )
@@ -194,7 +192,7 @@ def talking_heads(d, heads):
 @variant("softmax", paper="arXiv:2505.06708")
 def gated(d, heads):
     """Gated output: what a head brings passes a gate that the query's token opens."""
-    return gated_mixer(Rotary(Attention(Causal())), **heads_of(d, heads), bias=False)
+    return gated_mixer(Rotary(usual(Causal())), **heads_of(d, heads), bias=False)
 
 
 @variant("softmax", paper="arXiv:2405.04434")
@@ -205,7 +203,7 @@ def mla(d, heads, latent=0, rotary=0):
     """
     sizes = heads_of(d, heads)
     sizes |= {"latent": latent or d // 2, "rotary": rotary or sizes["k"] // 2}
-    return latent_mixer(Causal(), **sizes, attention=Attention)
+    return latent_mixer(Causal(), **sizes, attention=usual)
 
 
 @variant("softmax", paper="arXiv:2410.05258")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from minilm.backends import Attention
 from minilm.layers.linear_attention.convolved import BEGINNINGS, convolved_mixer
 from minilm.sentences import one_line, said
 from minilm.shapes import Mixer
@@ -77,6 +78,14 @@ def heads_of(d: int, heads: int, groups: int | None = None) -> dict[str, int]:
             f"{heads} query heads cannot be shared out among {groups} groups: choose a divisor of {heads}."
         )
     return {"g": groups, "r": heads // groups, "k": d // heads, "v": d // heads}
+
+
+def usual(rule, bias=None) -> Attention:
+    """Attention by the softmax of scores: on a CPU in tiles where they are many, else all at once.
+
+    Any compiler divides it over devices. What is computed in tiles has a gradient, and no second one.
+    """
+    return Attention(rule, bias, kernels=False)
 
 
 @functools.cache

@@ -221,7 +221,7 @@ def latent_mixer(
       k, v: the widths of a head's key (without its rotary part) and of its value.
       latent: the width of what is remembered of a token, beside its rotary key.
       rotary: the width of that, even.
-      attention: of the expanded form, which it makes of the rule; as `softmax_mixer`'s `attend`.
+      attention: of the expanded form: a function of the rule that gives an `attend`, as `softmax_mixer` takes one.
     Returns:
       a `Mixer` of `LatentParams`, whose state is a `LatentCache`. It applies in the expanded form and steps in the
       absorbed one.

@@ -1,11 +1,14 @@
 """How fast is attention in tiles beside PyTorch's, and how much memory does it need?
 
-    python -m benchmarks.blockwise            about four minutes; results in benchmarks/results/blockwise.json
+    python -m benchmarks.blockwise            about two minutes; results in benchmarks/results/blockwise.json
 
 Causal, 8 heads of 64, batch 1, float32, one thread. No time is taken of an output that differs from PyTorch's.
 Memory is what the compiled function uses: temporaries + arguments + results − what it overwrites. PyTorch does not say.
 """
 
+import argparse
+import json
+import subprocess
 import sys
 
 import benchmarks.measure as measure
@@ -16,20 +19,36 @@ AGREEMENT = 1e-4  # of float32 outputs and gradients, both of order one
 
 
 def main():
-    measure.pin()
-    from minilm import allocator
-
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--allocator", choices=["plain", "tuned"], help="measure with this one alone and print JSON")
+    allocator = parser.parse_args().allocator
+    if allocator:
+        print(json.dumps(all_measured(allocator)))
+        return
     rows = []
-    for tuned in (False, True):  # the allocator cannot be put back, so the plain one comes first
-        if tuned and not allocator.tune():
-            break
-        for length, rounds in LENGTHS.items():
-            for backward in (False, True):
-                rows += measured(length, rounds, backward, tuned)
+    for allocator in ("plain", "tuned"):  # in processes of their own: it can only be tuned before there are arrays
+        command = [sys.executable, "-m", "benchmarks.blockwise", "--allocator", allocator]
+        rows += json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    for row in rows:
+        print(row)
     measure.write("blockwise", rows, "python -m benchmarks.blockwise")
 
 
-def measured(length, rounds, backward, tuned):
+def all_measured(allocator):
+    measure.pin()
+    if allocator == "tuned":
+        from minilm.allocator import tune
+
+        tune()
+    return [
+        row
+        for length, rounds in LENGTHS.items()
+        for backward in (False, True)
+        for row in measured(length, rounds, backward, allocator)
+    ]
+
+
+def measured(length, rounds, backward, allocator):
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -48,14 +67,13 @@ def measured(length, rounds, backward, tuned):
             {
                 "length": length,
                 "pass": "forward and backward" if backward else "forward",
-                "allocator": "tuned" if tuned else "plain",
+                "allocator": allocator,
                 "implementation": name,
                 "milliseconds": round(1e3 * measure.median(times[name]), 2),
                 "speed": round(measure.speed(times, name, "torch"), 3),
             }
             | memory
         )
-        print(rows[-1], flush=True)
     return rows
 
 

@@ -36,10 +36,10 @@ def main():
 
 def all_measured(allocator):
     measure.pin()
-    if allocator == "tuned":
-        from minilm.allocator import tune
+    from minilm.allocator import tune
 
-        tune()
+    if allocator == "tuned" and not tune():
+        return []
     return [
         row
         for length, rounds in LENGTHS.items()

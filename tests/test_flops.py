@@ -94,6 +94,14 @@ def test_a_loop_that_does_not_count_to_a_known_number_turns_as_often_as_is_told(
     assert executed_flops(loop, shaped(10, 10), turns=4) == 4 * products * 2 * 10**3
 
 
+def test_what_is_known_stays_known_behind_a_barrier():
+    def loop(x):
+        n, x = jax.lax.optimization_barrier((jnp.arange(4)[3], x))
+        return jax.lax.fori_loop(0, n, lambda _, x: x @ x, x)
+
+    assert executed_flops(loop, shaped(10, 10)) == 3 * 2 * 10**3
+
+
 def test_what_is_recomputed_counts_again():
     blockwise = of(Blockwise(Causal(), None, 4, 4))
 

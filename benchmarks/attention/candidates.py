@@ -50,7 +50,7 @@ class Candidate:
     definition: Callable[..., Any]
     useful: Callable[[int], int | None]  # length -> FLOPs forward, of pairs that are not masked
     supports: Callable[[Spec], str | None] = everywhere
-    turns: Callable[[int], float | None] = lambda length: None  # -> of a kernel's loop over tiles, on the mean
+    turns: Callable[[int], float | None] = lambda length: None  # -> how often a kernel's loop turns, on the mean
     checked: int = CHECKED  # tokens
     checked_backward: int = CHECKED
     longest_backward: int = 2**20  # beyond which only results are compared, for gradients would take minutes

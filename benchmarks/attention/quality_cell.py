@@ -196,10 +196,9 @@ def learn_recall(cell: Cell, config: mixer_lm.Config) -> dict:
     """Accuracy at the budget, steps to 99%, and accuracy at sizes that were not trained on."""
     data, rows = cell.setting.data, cell.setting.rows
     loss, batch_at = learning(cell, config)
-    for far in (
-        far.batch(0, 0, rows) for far in beyond(data).values()
-    ):  # what a variant refuses there, it refuses before anything is trained
-        jax.eval_shape(lambda batch: loss(mixer_lm.init(jax.random.key(0), config), batch, config=config), far)
+    for far in beyond(data).values():  # what a variant refuses there, it refuses before anything is trained
+        batch = far.batch(0, 0, rows)
+        jax.eval_shape(lambda batch: loss(mixer_lm.init(jax.random.key(0), config), batch, config=config), batch)
     optimizer, advance, measure, _ = compiled(loss, config, cell.learning_rate, cell.setting.steps)
 
     def accuracy(params, data):

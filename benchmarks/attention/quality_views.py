@@ -160,9 +160,8 @@ def _costs(records):
         runs = {tuple(step[name] for name in ("cpu", "date", "load", "git")) for step in steps.values()}
         if len(runs) == 1:
             ((cpu, date, *_),) = runs
-            return {
-                name: step["median"] for name, step in steps.items()
-            }, f"Steps were timed in turn on {cpu}, {date}, by `--cost`."
+            sentence = f"Steps were timed in turn on {cpu}, {date}, by `--cost`."
+            return {name: step["median"] for name, step in steps.items()}, sentence
     elif len(places) == 1:
         found = ((record["row"]["variant"], record["seeds"]) for record in records)
         return {name: statistics.median(cell["cpu_seconds_a_step"] for cell in cells) for name, cells in found}, ""

@@ -5,6 +5,9 @@
 32 sequences of 128 steps, width 100 -> 128, in float32: GRU, LSTM and Elman. The value is a weighted sum of all
 outputs; with backward, its gradient with respect to the input and every parameter. All run twice, with the C library's
 allocator as it comes and tuned for all alike.
+
+To see where the time goes, each layer has two more rows: minilm's loop with its matrix products and no gates, and
+PyTorch without oneDNN, which has a fused kernel for the LSTM and none for the others.
 """
 
 import argparse
@@ -60,24 +63,45 @@ def candidates() -> dict:
 
         return forward, gradient
 
+    def products(params, state, x):
+        a = x @ params.w_x + state @ params.w_h
+        h = sum(jnp.split(a, a.size // H)) / (a.size // H)
+        return h, h
+
+    def without_onednn(function):
+        def plain():
+            with torch.backends.mkldnn.flags(enabled=False):
+                return function()
+
+        return plain
+
     found = {}
     for name, (init, cell, state, kind) in layers.items():
-        for library, functions in (("minilm", ours(init, cell, state)), ("torch", theirs(kind))):
+        libraries = {
+            "minilm": ours(init, cell, state),
+            "products": ours(init, products, zeros),
+            "torch": theirs(kind),
+            "plain": [without_onednn(function) for function in theirs(kind)],
+        }
+        for library, functions in libraries.items():
             for passes, function in zip(("forward", "forward and backward"), functions, strict=True):
                 found[name, passes, library] = function
     return found
 
 
 def measured(rounds: int) -> list[dict]:
-    """For each layer and pass: milliseconds of CPU time of both, and how many times as fast as PyTorch minilm is."""
+    """For each layer and pass: milliseconds of CPU time of all, and how many times as fast as PyTorch minilm is."""
     functions = candidates()
-    times = measure.compare(functions, rounds=rounds, seconds=100)
+    times = measure.compare(functions, rounds=rounds, seconds=200)
+    took = {name: round(measure.median(own) * 1e3, 2) for name, own in times.items()}
     return [
         {
             "layer": layer,
             "passes": passes,
-            "minilm_ms": round(measure.median(times[layer, passes, "minilm"]) * 1e3, 2),
-            "torch_ms": round(measure.median(times[layer, passes, "torch"]) * 1e3, 2),
+            "minilm_ms": took[layer, passes, "minilm"],
+            "products_ms": took[layer, passes, "products"],
+            "torch_ms": took[layer, passes, "torch"],
+            "torch_without_onednn_ms": took[layer, passes, "plain"],
             "speed": round(measure.speed(times, (layer, passes, "minilm"), (layer, passes, "torch")), 2),
         }
         for layer, passes, library in functions
@@ -105,9 +129,8 @@ def main():
         rows += [{"allocator": allocator, **row} for row in json.loads(out.splitlines()[-1])]
     for row in rows:
         print(
-            "{allocator:7} {layer:6} {passes:21} minilm {minilm_ms:7} ms, PyTorch {torch_ms:7} ms: {speed} x".format(
-                **row
-            )
+            "{allocator:7} {layer:6} {passes:21} minilm {minilm_ms:7} ms ({products_ms:7} in products), "
+            "PyTorch {torch_ms:7} ms ({torch_without_onednn_ms:7} without oneDNN): {speed} x".format(**row)
         )
     measure.write("recurrent", rows, f"python -m benchmarks.recurrent --rounds {arguments.rounds}")
 

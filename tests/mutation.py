@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.mutants import Mutant, mutants_of
-from tests.planting import ALARM, NO_WITNESS, ROOT, targets, test_files, work
+from tests.planting import ALARM, NO_WITNESS, ROOT, record_files, targets, test_files, work
 
 SURVIVORS = ROOT / "tests/mutation_survivors.toml"
 RESULTS = ROOT / "benchmarks/results/mutation.json"
@@ -157,7 +157,7 @@ def changed_since(revision: str) -> list[str]:
     """The modules under mutation that differ from a revision, in themselves or in their tests."""
     command = ["git", "diff", "--name-only", revision, "--"]
     names = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
-    return [path for path in targets() if names & {path, *test_files(path)[1:]}]
+    return [path for path in targets() if names & {path, *test_files(path)[1:], *record_files(path)}]
 
 
 def sample(paths: list[str]) -> list[Mutant]:
@@ -169,8 +169,8 @@ def sample(paths: list[str]) -> list[Mutant]:
 
 
 def digest(path: str) -> str:
-    """What tells whether a module or its tests changed since they were measured."""
-    files = test_files(path)[1:]
+    """What tells whether a module, its tests or its records changed since they were measured."""
+    files = [*test_files(path)[1:], *record_files(path)]
     return hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in files)).hexdigest()[:16]
 
 

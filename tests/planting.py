@@ -23,7 +23,7 @@ TARGETS = ("layers", "reference", "losses.py", "sampling.py", "generation.py", "
 # name, the one inside a folder is told with it, and its tests are those given here alone. Behind a bracket stands how
 # the names of parameters begin, where those of one variant are enough.
 TESTS = {
-    "core": ["attention"],
+    "core": ["attention", "softmax_variants"],
     "multi_head": ["attention", "softmax_variants", "variants"],
     "elman": ["recurrent"],
     "gru": ["recurrent"],
@@ -87,6 +87,13 @@ def test_files(path: str) -> list[str]:
     """The files with tests of a module."""
     files = [file for file, _ in tests_of(path)]
     return [file for file in ["tests/test_layers.py", *files, path] if (ROOT / file).exists()]
+
+
+def record_files(path: str) -> list[str]:
+    """The file with a module's records for the laws of layers, if it has any."""
+    names = place(path).replace(".", "_"), Path(path).stem  # `attention_core`, but `gru`
+    files = [f"tests/records/{name}.py" for name in names if (ROOT / f"tests/records/{name}.py").exists()]
+    return files[:1]
 
 
 def tests_of(path: str) -> list[tuple[str, str]]:

@@ -58,7 +58,7 @@ def sizes(*choices: tuple):
 def mask_and_bias(draw, g, r, t, s):
     """A mask that leaves rows empty, and a bias. They broadcast in several ways: the number of heads says in which."""
     whole, shared, by_head = (g, r, t, s), (t, s), (g, 1, 1, s)
-    of_mask, of_bias = {1: (shared, whole), 2: (whole, by_head), 3: (shared, shared)}[g]
+    of_mask, of_bias = {1: (shared, shared), 2: (whole, by_head), 3: (shared, whole)}[g]
     mask = np.random.default_rng(draw(seeds)).random(of_mask) < 0.6
     mask[..., draw(st.integers(0, t - 1)), :] &= draw(st.booleans())
     return mask, draw(arrays(*of_bias))

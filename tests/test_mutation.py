@@ -69,6 +69,13 @@ def test_of_modules_that_share_a_name_each_has_tests_of_its_own_and_no_entry_of_
         assert all((ROOT / f"tests/test_{name.partition('[')[0]}.py").exists() for name in names)
 
 
+def test_every_file_of_records_is_some_module_s():
+    files = {file for path in targets() for file in planting.record_files(path)}
+    assert files == {str(file.relative_to(ROOT)) for file in (ROOT / "tests/records").glob("[!_]*.py")}
+    assert planting.record_files("minilm/layers/recurrent/gru.py") == ["tests/records/gru.py"]
+    assert planting.record_files("minilm/reference/attention/core.py") == ["tests/records/attention_core.py"]
+
+
 def test_of_the_tests_of_all_variants_a_module_is_asked_those_of_its_own():
     assert planting.tests_of("minilm/layers/linear_attention/retention.py") == [
         ("tests/test_retention.py", ""),
@@ -137,7 +144,7 @@ def test_no_two_mutants_share_a_name_and_every_listed_survivor_is_one_of_them_wi
     assert len(reasons) <= 0.05 * len(names)
 
 
-def test_of_all_mutants_that_were_asked_most_are_noticed_and_no_survivor_lacks_a_reason():
+def test_of_each_module_s_mutants_most_are_noticed_and_no_survivor_lacks_a_reason():
     """Of results that are kept for longer than their modules, what is no mutant any more is no survivor."""
     names = {mutant.name for path in targets() for mutant in mutants_of(path, ROOT)}
     results = json.loads(RESULTS.read_text())

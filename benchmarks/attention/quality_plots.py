@@ -51,10 +51,7 @@ def decode_times(rows: list[dict]) -> dict[str, float]:
 
 def _recall(records, names):
     """A line of panels for each task: what is known of texts as they were trained on, and where it is hardest."""
-    tasks = defaultdict(list)
-    for record in records:
-        row = record["row"]
-        tasks[f"{row['task']}, {quality_views.sizes(row)}{quality_views.match(row)}"].append(record)
+    tasks = _by_task(records)
     heights = [3.6 + len(group) / 20 for group in tasks.values()]
     figure = Figure(figsize=(11, sum(heights)), dpi=90, layout="constrained")
     parts = figure.subfigures(len(tasks), squeeze=False, height_ratios=heights).flat
@@ -79,15 +76,28 @@ def _right_at(place):
 
 
 def _texts(records, names, times):
-    figure = Figure(figsize=(8, 4.6), dpi=90, layout="constrained")
-    axes = figure.subplots()
-    _points(axes, records, names, lambda row: times[row["variant"]], lambda row: row["bits_per_byte"])
-    axes.set(xscale="log", xlabel=f"ms a token at a context of {DECODED_AT}", ylabel="bits per byte")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    tasks = _by_task(records)
+    figure = Figure(figsize=(8, 1 + 3.6 * len(tasks)), dpi=90, layout="constrained")
+    panels = figure.subplots(len(tasks), sharex=True, squeeze=False)[:, 0]
+    for axes, (title, group) in zip(panels, tasks.items(), strict=True):
+        _points(axes, group, names, lambda row: times[row["variant"]], lambda row: row["bits_per_byte"])
+        axes.set(xscale="log", ylabel="bits per byte")
+        axes.set_title(title, fontsize=8, loc="left")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"ms a token at a context of {DECODED_AT}")
     _legend(figure, axes)
     return _png(figure)
+
+
+def _by_task(records):
+    """Title -> the records of one task, in one setting: only these stand in one panel."""
+    tasks = defaultdict(list)
+    for record in records:
+        row = record["row"]
+        tasks[f"{row['task']}, {quality_views.sizes(row)}{quality_views.match(row)}"].append(record)
+    return tasks
 
 
 def _points(axes, records, names, x, y):

@@ -169,7 +169,7 @@ def sample(paths: list[str]) -> list[Mutant]:
 
 
 def digest(path: str) -> str:
-    """What tells whether a module, its tests or its records changed since they were measured."""
+    """What tells whether a module, its tests or its records changed since; what several records share is left out."""
     files = [*test_files(path)[1:], *record_files(path)]
     return hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in files)).hexdigest()[:16]
 

@@ -114,8 +114,10 @@ def test_one_passes_another_where_their_powers_meet_measured_or_guessed():
     assert scaling.crossing(ahead, square) == (1.0, True)
     assert scaling.crossing({t: linear[t] for t in (1, 2)}, square) == (5.0, False)
     assert scaling.crossing(square, ahead) is None
-    assert scaling.crossing({1: 2.0, 2: 0.96}, {1: 1.0, 2: 1.0}) is None, "too small a lead"
-    assert scaling.crossing({1: 2.0, 2: 0.94}, {1: 1.0, 2: 1.0}) is not None
+    same = {1: 1.0, 2: 1.0}
+    assert scaling.crossing({1: 1.1, 2: 0.96}, same) is None, "a small lead that comes slowly"
+    assert scaling.crossing({1: 1.1, 2: 0.94}, same) is not None
+    assert scaling.crossing({1: 2.0, 2: 0.96}, same) is not None
     assert scaling.crossing({t: 1e3 * times for t, times in linear.items()}, square) is None, "too far for a guess"
 
 

@@ -324,12 +324,14 @@ def test_bits_per_byte_stand_against_the_time_of_a_token_where_both_are_known():
 def test_bits_of_matched_variants_stand_in_a_panel_of_their_own(monkeypatch):
     drawn = []
     monkeypatch.setattr(quality_plots, "_png", drawn.append)
-    monkeypatch.setattr(quality_plots, "decode_times", lambda rows: {"mha": 2.5})
+    monkeypatch.setattr(quality_plots, "decode_times", lambda rows: {"mha": 2.5, "nope": 2.0})
     text = row("mha", 1, 0, None, task="lm", bits_per_byte=1.5, transfer={}, chance=None, within_reach=None)
-    quality_plots.plots([text, text | {"match": {"what": "params", "like": "mha"}, "bits_per_byte": 1.4}], [])
+    other = text | {"variant": "nope", "match": {"what": "params", "like": "mha"}, "bits_per_byte": 1.4}
+    quality_plots.plots([text, other], [])
     panels = [(axes.get_title("left"), axes.lines[0].get_xydata().tolist()) for axes in drawn[0].get_axes()]
-    assert [points for _, points in panels] == [[[2.5, 1.5]], [[2.5, 1.4]]]
+    assert [points for _, points in panels] == [[[2.5, 1.5]], [[2.0, 1.4]]]
     assert [title.endswith("params as mha") for title, _ in panels] == [False, True]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["mha", "nope"]
 
 
 def test_the_commands_that_are_told_ask_for_the_rows_again():

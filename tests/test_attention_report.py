@@ -136,6 +136,10 @@ def test_bars_are_ratios_of_rows():
     assert found["blockwise needs at most 1/20 of jax.nn's memory, 2,048 tokens"] == ("1/30.0", "holds")
     assert found["blockwise needs at most 1/20 of jax.nn's temporaries, 2,048 tokens"] == ("1/30.0", "holds")
     assert found["ssd passes blockwise"] == ("T = 1,500", "measured")
+    timed = [each for each in ROWS if "time" in each]
+    restless = [each | {"time": each["time"] | {"settled": each["candidate"] != "jax-nn"}} for each in timed]
+    told = {claim for claim, _, _, verdict in bars.judged(restless) if verdict.endswith("; not both times are settled")}
+    assert told == {fast}
 
 
 def test_a_bar_that_does_not_hold_says_what_could_and_from_where_on_it_does():

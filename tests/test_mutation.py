@@ -144,7 +144,7 @@ def test_no_two_mutants_share_a_name_and_every_listed_survivor_is_one_of_them_wi
     assert len(reasons) <= 0.05 * len(names)
 
 
-def test_of_each_module_s_mutants_most_are_noticed_and_no_survivor_lacks_a_reason():
+def test_of_all_mutants_that_were_asked_most_are_noticed_and_no_survivor_lacks_a_reason():
     """Of results that are kept for longer than their modules, what is no mutant any more is no survivor."""
     names = {mutant.name for path in targets() for mutant in mutants_of(path, ROOT)}
     results = json.loads(RESULTS.read_text())

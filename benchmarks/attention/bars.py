@@ -54,6 +54,8 @@ def judged(rows: list[dict]) -> list[tuple[str, str, str, str]]:
             if bar.length in first and bar.length in second:
                 ratio = _ratio(bar, first[bar.length], second[bar.length])
                 verdict = _verdict(True) if _holds(bar, ratio) else _verdict(False) + _why(bar, first, second)
+                settled = all(each[bar.length]["time"]["settled"] for each in (first, second))
+                verdict += "" if settled or bar.figure != "time" else "; not both times are settled"
                 found.append((f"{bar.claim}, {bar.length:,} tokens", MODES[mode], _shown(ratio), verdict))
         if on_a_cpu and group.dtype == "float32":
             found += [(*line[:1], MODES[mode], *line[1:]) for line in _grown(candidates)]

@@ -86,8 +86,8 @@ def _texts(records, names, times):
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"ms a token at a context of {DECODED_AT}")
-    _legend(figure, axes)
+    axes.set_xlabel(f"ms a token of the variant's usual sizes, at a context of {DECODED_AT}")
+    _legend(figure, *panels)
     return _png(figure)
 
 
@@ -112,8 +112,10 @@ def _points(axes, records, names, x, y):
         axes.errorbar([x(record["row"])], [mean], around, label=record["row"]["variant"], **style)
 
 
-def _legend(figure, axes):
-    handles, names = axes.get_legend_handles_labels()
+def _legend(figure, *panels):
+    """A name for each mark, in whichever panel it stands first."""
+    marks = {name: mark for axes in panels for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    names, handles = list(marks), list(marks.values())
     many = {"loc": "outside lower center", "ncols": 3} if len(names) > views.MANY else {"loc": "outside right center"}
     figure.legend(handles, names, fontsize=7, **many)
 

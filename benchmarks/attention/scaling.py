@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 FALLS, FARTHEST = 0.25, 16  # of a guess: how fast the ratio must fall, and how many times the longest it may lie ahead
-LEAD = 1.05  # who is faster by less at the longest length has passed nobody: times differ by as much from run to run
+LEAD = 1.05  # times of two runs differ by as much
 
 
 def exponent(lengths, costs) -> float | None:
@@ -24,8 +24,8 @@ def crossing(times: dict[int, float], others: dict[int, float]) -> tuple[float, 
 
     Between two lengths both times are taken for powers of the length. Beyond the last they grow on as they did over the
     last two: what is found there, at up to 16 times the longest, is a guess, and said to be one. None is made where the
-    ratio of the two falls more slowly than the fourth root of the length, or the lead is less than a twentieth: that
-    may be noise.
+    ratio of the two falls more slowly than the fourth root of the length: that may be noise. So may a lead of less
+    than a twentieth at the longest length, where the ratio falls so slowly.
 
     >>> crossing({1: 8.0, 4: 8.0, 16: 8.0}, {1: 1.0, 4: 4.0, 16: 16.0})
     (8.0, True)
@@ -36,7 +36,9 @@ def crossing(times: dict[int, float], others: dict[int, float]) -> tuple[float, 
     if not lengths:
         return None
     behind = {t: math.log(times[t] / others[t]) for t in lengths}  # above 0: the first is slower
-    if -math.log(LEAD) < behind[lengths[-1]] <= 0:
+    last = [x for t in lengths[-2:] for x in (t, behind[t])]
+    falls = len(lengths) > 1 and _slope(*last) <= -FALLS
+    if not falls and -math.log(LEAD) < behind[lengths[-1]] <= 0:
         return None
     if behind[lengths[-1]] <= 0:
         slower = [t for t in lengths if behind[t] > 0]
@@ -44,10 +46,7 @@ def crossing(times: dict[int, float], others: dict[int, float]) -> tuple[float, 
             return float(lengths[0]), True
         before, after = slower[-1], next(t for t in lengths if t > slower[-1])
         return _root(before, behind[before], after, behind[after]), True
-    if len(lengths) < 2:
-        return None
-    last = lengths[-2], behind[lengths[-2]], lengths[-1], behind[lengths[-1]]
-    if _slope(*last) > -FALLS or (guess := _root(*last)) > FARTHEST * lengths[-1]:
+    if not falls or (guess := _root(*last)) > FARTHEST * lengths[-1]:
         return None
     return guess, False
 

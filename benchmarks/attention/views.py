@@ -174,7 +174,10 @@ def space(row: dict) -> int:
 
 
 def crossovers(rows: list[dict]) -> list[str]:
-    """Sentences: which candidate passes which at what length; where more than `MANY` stand side by side, `BESIDE`."""
+    """Sentences: which candidate passes which at what length; where more than `MANY` stand side by side, `BESIDE`.
+
+    From times that are not settled nothing is guessed.
+    """
     lines = []
     for group, candidates in groups(rows).items():
         times = {name: {t: seconds(row) for t, row in each.items()} for name, each in candidates.items()}
@@ -186,7 +189,8 @@ def crossovers(rows: list[dict]) -> list[str]:
                 if first == second or not shared or own[shared[0]] <= other[shared[0]]:
                     continue  # it is ahead from the beginning
                 found = scaling.crossing(own, other)
-                if found:
+                last = [candidates[name][t]["time"] for name in (first, second) for t in shared[-2:]]
+                if found and (found[1] or all(time["settled"] for time in last)):
                     length, reached = found
                     guess = "" if reached else ", if both grow on as they did (not measured)"
                     lines.append(f"{first} passes {second} at T = {scaling.rounded(length, shared)}, {group}{guess}")

@@ -152,8 +152,8 @@ def truncated_unroll(cell: Callable, params, state, xs: Float[Array, "... t i"],
     return _scan(cell, params, state, xs, length, segment=segment)
 
 
-# Compiled once for each cell, so that calling `unroll` again costs no second trace. Slower on a CPU were: all inputs in
-# one product before the loop, several steps at each turn of it, and the weights' gradient from saved states after it.
+# Compiled once for each cell, so that calling `unroll` again costs no second trace. No faster on a CPU were: all inputs
+# in one product before the loop, several steps at each turn of it, and the weights' gradient from saved states after it.
 @partial(jax.jit, static_argnames=("cell", "segment", "reverse"))
 def _scan(cell, params, state, xs, length, *, segment=None, reverse=False):
     cell = jax.checkpoint(cell, policy=_is_expensive, prevent_cse=False)
@@ -187,8 +187,11 @@ def _in_pieces(w):
     """The first row of a matrix and the rest, which are joined inside the loop; what is no matrix stays whole.
 
     The backward pass adds the gradient of each step to what its loop carries. XLA on a CPU, up to JAX 0.10, adds a bare
-    product one number at a time, but the two slices of one sixteen at a time, which saves an eighth to a third of
-    forward and backward. The joined matrix is the same at every step, so it is made once.
+    product one number at a time, but the two slices of one sixteen at a time. The joined matrix is the same at every
+    step, so it is made once.
+
+    >>> [_joined(*_in_pieces(jnp.ones(shape))).shape for shape in ((), (2,), (1, 2), (0, 2), (3, 2))]
+    [(), (2,), (1, 2), (0, 2), (3, 2)]
     """
     return (w[:1], w[1:]) if jnp.ndim(w) > 1 else (w, None)
 

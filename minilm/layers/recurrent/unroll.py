@@ -153,7 +153,7 @@ def truncated_unroll(cell: Callable, params, state, xs: Float[Array, "... t i"],
 
 
 # Compiled once for each cell, so that calling `unroll` again costs no second trace. No faster on a CPU were: all inputs
-# in one product before the loop, several steps at each turn of it, and the weights' gradient from saved states after it.
+# in one product before the loop, several steps at each turn, and the weights' gradient from saved states after it.
 @partial(jax.jit, static_argnames=("cell", "segment", "reverse"))
 def _scan(cell, params, state, xs, length, *, segment=None, reverse=False):
     cell = jax.checkpoint(cell, policy=_is_expensive, prevent_cse=False)

@@ -6,7 +6,7 @@
 outputs; with backward, its gradient with respect to the input and every parameter. All run twice, with the C library's
 allocator as it comes and tuned for all alike.
 
-To see where the time goes, each layer has two more rows: minilm's loop with its matrix products and no gates, and
+To see where the time goes, each row has two more times: minilm's loop with its matrix products and no gates, and
 PyTorch without oneDNN, which has a fused kernel for the LSTM and none for the others.
 """
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 
@@ -115,7 +117,8 @@ def _count_while(parameters, values, turns):
     inner = _count_blindly(body, turns) + _count_blindly(condition, turns)
     first, upper = _bounds(condition.jaxpr, body.jaxpr, parameters, values)
     if inner and first and upper:
-        return max(int(upper()) - int(first()), 0) * inner
+        longest = np.max(np.asarray(upper()) - np.asarray(first()))  # of a batch, all turn until the last has ended
+        return max(int(longest), 0) * inner
     if inner and turns is None:
         raise ValueError(
             "A loop of this function ends when its arguments say so, so that a trace cannot tell how often it turns: "
@@ -135,7 +138,8 @@ def _bounds(condition, body, parameters, values):
     steps = [e for e in body.eqns if body.outvars[i] in e.outvars and e.primitive.name == "add"]
     counted = any(body.invars[own + i] in e.invars and any(getattr(x, "val", 0) == 1 for x in e.invars) for e in steps)
     carry = values[skipped + own :]
-    return (carry[i], carry[n]) if counted else (None, None)
+    whole = jnp.issubdtype(body.invars[own + i].aval.dtype, jnp.integer)
+    return (carry[i], carry[n]) if counted and whole else (None, None)
 
 
 def _count_blindly(closed, turns):

@@ -81,6 +81,13 @@ def test_a_loop_in_a_scan_turns_as_often_as_each_row_says():
     assert executed_flops(powers, shaped(10, 10)) == (0 + 0 + 1) * 2 * 10**3
 
 
+def test_loops_of_a_batch_turn_as_often_as_the_longest():
+    def powers(x):
+        return jax.vmap(lambda n: jax.lax.fori_loop(0, n, lambda _, x: x @ x, x))(jnp.array([1, 4, 2]))
+
+    assert executed_flops(powers, shaped(10, 10)) == 4 * 3 * 2 * 10**3
+
+
 @pytest.mark.parametrize(
     ("goes_on", "products"),
     [(lambda i, n, x: i <= n, 1), (lambda i, n, x: x[0, 0] < n, 1), (lambda i, n, x: (x @ x)[0, 0] < n, 2)],
@@ -92,6 +99,18 @@ def test_a_loop_that_does_not_count_to_a_known_number_turns_as_often_as_is_told(
     with pytest.raises(ValueError, match="give `turns`"):
         executed_flops(loop, shaped(10, 10))
     assert executed_flops(loop, shaped(10, 10), turns=4) == 4 * products * 2 * 10**3
+
+
+@pytest.mark.parametrize("step", [(1.0, 0, 0.0), (2, 0, 0), (1, 1, 0)], ids=["float", "by two", "to a moving end"])
+def test_a_loop_that_counts_otherwise_turns_as_often_as_is_told(step):
+    by, moves, first = step
+
+    def loop(x):
+        go = lambda c: (c[0] + by, c[1] + moves, c[2] @ c[2])  # noqa: E731
+        return jax.lax.while_loop(lambda c: c[0] < c[1], go, (first, 3 + 0 * first, x))
+
+    with pytest.raises(ValueError, match="give `turns`"):
+        executed_flops(loop, shaped(10, 10))
 
 
 def test_what_is_known_stays_known_behind_a_barrier():

@@ -184,16 +184,16 @@ def _scan(cell, params, state, xs, length, *, segment=None, reverse=False):
 
 
 def _in_pieces(w):
-    """The first row of a matrix and the rest, which are joined inside the loop; what is no matrix stays whole.
+    """The first row of a matrix and the rest, joined inside the loop; what is none, or may be divided, stays whole.
 
     The backward pass adds the gradient of each step to what its loop carries. XLA on a CPU, up to JAX 0.10, adds a bare
     product one number at a time, but the two slices of one sixteen at a time. The joined matrix is the same at every
-    step, so it is made once.
+    step, so it is made once. Of what is divided over devices, a row would have to be sent to the others.
 
     >>> [_joined(*_in_pieces(jnp.ones(shape))).shape for shape in ((), (2,), (1, 2), (0, 2), (3, 2))]
     [(), (2,), (1, 2), (0, 2), (3, 2)]
     """
-    return (w[:1], w[1:]) if jnp.ndim(w) > 1 else (w, None)
+    return (w[:1], w[1:]) if jnp.ndim(w) > 1 and jax.device_count() == 1 else (w, None)
 
 
 def _joined(first, rest):

@@ -8,7 +8,6 @@ Memory is what the compiled function uses: temporaries + arguments + results −
 
 import argparse
 import json
-import subprocess
 import sys
 
 import benchmarks.measure as measure
@@ -20,25 +19,19 @@ AGREEMENT = 1e-4  # of float32 outputs and gradients, both of order one
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--allocator", choices=["plain", "tuned"], help="measure with this one alone and print JSON")
+    parser.add_argument("--allocator", choices=measure.ALLOCATORS, help="measure with this one alone and print JSON")
     allocator = parser.parse_args().allocator
     if allocator:
         print(json.dumps(all_measured(allocator)))
         return
-    rows = []
-    for allocator in ("plain", "tuned"):  # in processes of their own: it can only be tuned before there are arrays
-        command = [sys.executable, "-m", "benchmarks.blockwise", "--allocator", allocator]
-        rows += json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    rows = [row for found in measure.by_allocator("benchmarks.blockwise").values() for row in found]
     for row in rows:
         print(row)
     measure.write("blockwise", rows, "python -m benchmarks.blockwise")
 
 
 def all_measured(allocator):
-    measure.pin()
-    from minilm.allocator import tune
-
-    if allocator == "tuned" and not tune():
+    if not measure.settle(allocator):
         return []
     return [
         row

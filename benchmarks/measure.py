@@ -13,11 +13,14 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+ALLOCATORS = ("plain", "tuned")  # as it comes, and by `minilm.allocator.tune`
 _PACKAGES = ("minilm", "jax", "jaxlib", "numpy", "optax", "flax", "torch", "tokenizers", "tiktoken", "gensim", "nltk")
 
 
@@ -32,6 +35,30 @@ def pin(cpu: int | None = None):
     os.environ["JAX_PLATFORMS"] = "cpu"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0)) if cpu is None else cpu})
+
+
+def settle(allocator: str) -> bool:
+    """`pin`, and tune the C library's allocator where it is to be "tuned"; False where it cannot be.
+
+    Call it before there are arrays, for it does nothing to those that exist.
+    """
+    pin()
+    from minilm.allocator import tune
+
+    return allocator == "plain" or tune()
+
+
+def by_allocator(module: str, *arguments: str) -> dict:
+    """What `python -m module arguments --allocator A` prints last, as JSON: A -> value.
+
+    Each runs in a process of its own, for an allocator that was tuned cannot be untuned.
+    """
+    found = {}
+    for allocator in ALLOCATORS:
+        command = [sys.executable, "-m", module, *arguments, "--allocator", allocator]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[allocator] = json.loads(printed.splitlines()[-1])
+    return found
 
 
 def compare(candidates, *, rounds: int = 15, warmup: int = 2, seconds: float = 60.0):

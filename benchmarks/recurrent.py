@@ -12,8 +12,6 @@ PyTorch without oneDNN, which has a fused kernel for the LSTM and none for the o
 
 import argparse
 import json
-import subprocess
-import sys
 
 from benchmarks import measure
 
@@ -81,7 +79,7 @@ def candidates() -> dict:
             "minilm": ours(init, cell, state),
             "products": ours(init, products, zeros),
             "torch": theirs(kind),
-            "plain": [without_onednn(function) for function in theirs(kind)],
+            "torch without oneDNN": [without_onednn(function) for function in theirs(kind)],
         }
         for library, functions in libraries.items():
             for passes, function in zip(("forward", "forward and backward"), functions, strict=True):
@@ -101,7 +99,7 @@ def measured(rounds: int) -> list[dict]:
             "minilm_ms": took[layer, passes, "minilm"],
             "products_ms": took[layer, passes, "products"],
             "torch_ms": took[layer, passes, "torch"],
-            "torch_without_onednn_ms": took[layer, passes, "plain"],
+            "torch_without_onednn_ms": took[layer, passes, "torch without oneDNN"],
             "speed": round(measure.speed(times, (layer, passes, "minilm"), (layer, passes, "torch")), 2),
         }
         for layer, passes, library in functions
@@ -112,21 +110,13 @@ def measured(rounds: int) -> list[dict]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--allocator", choices=["system", "tuned"], help="measure with this one alone and print JSON")
+    parser.add_argument("--allocator", choices=measure.ALLOCATORS, help="measure with this one alone and print JSON")
     arguments = parser.parse_args()
     if arguments.allocator:
-        measure.pin()
-        if arguments.allocator == "tuned":
-            from minilm import allocator
-
-            allocator.tune()
-        print(json.dumps(measured(arguments.rounds)))
+        print(json.dumps(measured(arguments.rounds) if measure.settle(arguments.allocator) else []))
         return
-    rows = []
-    for allocator in ("system", "tuned"):  # in processes of their own: an allocator can't be untuned
-        command = [sys.executable, "-m", "benchmarks.recurrent", "--rounds", str(arguments.rounds)]
-        out = subprocess.run([*command, "--allocator", allocator], check=True, capture_output=True, text=True).stdout
-        rows += [{"allocator": allocator, **row} for row in json.loads(out.splitlines()[-1])]
+    found = measure.by_allocator("benchmarks.recurrent", "--rounds", str(arguments.rounds))
+    rows = [{"allocator": allocator, **row} for allocator, own in found.items() for row in own]
     for row in rows:
         print(
             "{allocator:7} {layer:6} {passes:21} minilm {minilm_ms:7} ms ({products_ms:7} in products), "

@@ -9,8 +9,6 @@ All of them run twice, with the C library's allocator as it comes and tuned for 
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -92,35 +90,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", choices=SIZES, help="only this size")
-    parser.add_argument("--worker", choices=["plain", "tuned"], help=argparse.SUPPRESS)
+    parser.add_argument("--allocator", choices=measure.ALLOCATORS, help="with this one alone, and print JSON")
     arguments = parser.parse_args()
-    measure.pin()
-    if arguments.worker:
-        if arguments.worker == "tuned":
-            from minilm.allocator import tune
-
-            tune()
-        print(json.dumps(measured(arguments.size, arguments.rounds)))
+    if arguments.allocator:
+        if not arguments.size:
+            parser.error("--allocator measures one size: say which by --size")
+        print(json.dumps(measured(arguments.size, arguments.rounds) if measure.settle(arguments.allocator) else {}))
         return
 
     sizes = [arguments.size] if arguments.size else list(SIZES)
     for size in sizes:
+        options = ("--size", size, "--rounds", str(arguments.rounds))
+        columns = measure.by_allocator("benchmarks.training_step", *options)
+        columns = {allocator: own for allocator, own in columns.items() if own}
+        heads = "".join(f"{'ms ' + allocator:>10}{'× torch':>9}" for allocator in columns)
+        print(f"\n{size}: {SIZES[size]}\n{'':22}{heads}")
         rows = []
-        columns = {}
-        for allocator in ("plain", "tuned"):
-            command = [sys.executable, "-m", "benchmarks.training_step", "--size", size, "--worker", allocator]
-            command += ["--rounds", str(arguments.rounds)]
-            columns[allocator] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        print(f"\n{size}: {SIZES[size]}\n{'':22}{'ms':>9}{'× torch':>9}{'ms tuned':>10}{'× torch':>9}")
         for name in columns["plain"]:
-            row = {"size": size, "candidate": name} | {
-                f"{key}_{a}": columns[a][name][key] for a in columns for key in columns[a][name]
-            }
-            rows.append(row)
-            print(
-                f"{name:22}{row['ms_plain']:9.1f}{row['speed_vs_torch_plain']:9.2f}{row['ms_tuned']:10.1f}{row['speed_vs_torch_tuned']:9.2f}"
-            )
-        measure.write(f"training_step_{size}", rows, f"python -m benchmarks.training_step --size {size}")
+            figures = {f"{key}_{a}": value for a, own in columns.items() for key, value in own[name].items()}
+            rows.append({"size": size, "candidate": name} | figures)
+            times = (f"{own[name]['ms']:10.1f}{own[name]['speed_vs_torch']:9.2f}" for own in columns.values())
+            print(f"{name:22}" + "".join(times))
+        measure.write(f"training_step_{size}", rows, f"python -m benchmarks.training_step {' '.join(options)}")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ def executed_flops(function: Callable, *arguments, turns: int | float | None = N
     Args:
       function: anything that JAX can trace.
       arguments: arrays or their shapes.
-      turns: how often a loop turns whose end depends on the arguments, or within a kernel on anything (on the mean,
-        where there are several).
+      turns: how often a loop turns that does not count up to a known number, or that stands within a kernel (on the
+        mean, where there are several).
     Returns:
       the number of operations.
     Raises:
@@ -121,8 +121,8 @@ def _count_while(parameters, values, turns):
         return max(int(longest), 0) * inner
     if inner and turns is None:
         raise ValueError(
-            "A loop of this function ends when its arguments say so, so that a trace cannot tell how often it turns: "
-            "give `turns`."
+            "A loop of this function ends when its arguments say so, or not where it has counted to a number that is "
+            "known, so that a trace cannot tell how often it turns: give `turns`."
         )
     return inner and turns * inner
 
@@ -130,16 +130,24 @@ def _count_while(parameters, values, turns):
 def _bounds(condition, body, parameters, values):
     """From and to where `jax.lax.fori_loop` counts, as far as they are known: while i < n, i becomes i + 1."""
     skipped, own = parameters["cond_nconsts"], parameters["body_nconsts"]
+    carried, carry = condition.invars[skipped:], values[skipped + own :]
     if [e.primitive.name for e in condition.eqns] != ["lt"] or condition.eqns[0].outvars != condition.outvars:
         return None, None
-    i, n = (condition.invars.index(x) - skipped if x in condition.invars else -1 for x in condition.eqns[0].invars)
-    if min(i, n) < 0 or body.outvars[n] is not body.invars[own + n]:
+    counter, end = condition.eqns[0].invars
+    if counter not in carried:
         return None, None
+    i = carried.index(counter)
     steps = [e for e in body.eqns if body.outvars[i] in e.outvars and e.primitive.name == "add"]
     counted = any(body.invars[own + i] in e.invars and any(getattr(x, "val", 0) == 1 for x in e.invars) for e in steps)
-    carry = values[skipped + own :]
-    whole = jnp.issubdtype(body.invars[own + i].aval.dtype, jnp.integer)
-    return (carry[i], carry[n]) if counted and whole else (None, None)
+    if not (counted and jnp.issubdtype(counter.aval.dtype, jnp.integer)):
+        return None, None
+    if isinstance(end, Literal):
+        return carry[i], _constant(end.val)
+    if end in condition.invars[:skipped]:
+        return carry[i], values[condition.invars.index(end)]
+    n = carried.index(end) if end in carried else None
+    stays = n is not None and body.outvars[n] is body.invars[own + n]
+    return (carry[i], carry[n]) if stays else (None, None)
 
 
 def _count_blindly(closed, turns):

@@ -28,7 +28,6 @@ TESTS = {
     "elman": ["recurrent"],
     "gru": ["recurrent"],
     "lstm": ["recurrent"],
-    "unroll": ["recurrent"],
     "feed_forward": ["activation"],
     "optimizers": ["muon"],
     "additive": ["alignment"],

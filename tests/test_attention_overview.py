@@ -40,13 +40,15 @@ def test_a_line_holds_the_cost_at_the_usual_length_and_the_setting_that_learnt_m
     head, _, *lines = ([text.strip() for text in line.split("|")[1:-1]] for line in table.splitlines())
     assert head == [
         "variant", "error", "ms forward, 256", "ms with backward, 256", "ms a token, 512", "MB held, 512",
-        "recalled", "far", "setting", "bits",
+        "recalled, mqar", "far", "setting", "bits",
     ]  # fmt: skip
     assert lines == [
         ["mha", "1e-03", "256", "2e+03", "–", "–", "0.500", "0.125", "as usual", "2.000"],
         ["mla", "1e-03", "256", "–", "–", "–", "–", "–", "–", "–"],
         ["gla", "1e-03", "256", "–", "1.02e+03", "1", "0.850", "0.212", "convolution=3", "–"],
     ]
+    elsewhere = [row(name, 256, 1.0, mode="fwdbwd", kind="mixer") | {"dtype": "bfloat16"} for name in ("mla", "gla")]
+    assert overview.blocks(ROWS + elsewhere, QUALITY) == [says, table], "of one line, all is of one dtype"
     text = page.markdown(ROWS, QUALITY, {}, "a command")
     assert text.index(says) < text.index(table) < text.index("## Mixers")
 

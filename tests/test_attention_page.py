@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.attention import page, quality_views, record
+from benchmarks.attention import page, quality_views, record, views
 from minilm.variants import VARIANTS
 from tests.test_attention_report import ROWS, bench, cell, row
 
@@ -33,6 +33,21 @@ def test_the_pictures_that_are_asked_for_are_drawn_and_stand_before_the_tables(t
     capsys.readouterr()
     assert bench(monkeypatch, *words, "--pictures", "times") == 2
     assert "there is no picture 'times' (did you mean time or decode_time?)" in capsys.readouterr().err
+
+
+def test_from_times_that_are_not_settled_nothing_is_guessed():
+    dense, ssd = ({t: f(t) for t in (1, 16)} for f in (lambda t: 1e-6 * t**2, lambda t: 1e-4 * t))
+
+    def crossings(settled):
+        rows = [row(name, t, s) for name, by_length in (("dense", dense), ("ssd", ssd)) for t, s in by_length.items()]
+        for each in rows:
+            each["time"]["settled"] = settled
+        return views.crossovers(rows)
+
+    (guessed,) = crossings(settled=True)
+    assert guessed.startswith("ssd passes dense at T = 100")
+    assert guessed.endswith("(not measured)")
+    assert crossings(settled=False) == []
 
 
 def test_the_page_says_how_many_variants_were_measured():

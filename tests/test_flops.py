@@ -81,6 +81,15 @@ def test_a_loop_in_a_scan_turns_as_often_as_each_row_says():
     assert executed_flops(powers, shaped(10, 10)) == (0 + 0 + 1) * 2 * 10**3
 
 
+@pytest.mark.parametrize("end", [lambda: 3, lambda: jnp.arange(4)[3]], ids=["literal", "constant"])
+def test_a_loop_that_counts_to_what_its_condition_holds_turns_as_often(end):
+    def powers(x):
+        n = end()
+        return jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, c[1] @ c[1]), (jnp.arange(2)[1], x))
+
+    assert executed_flops(powers, shaped(10, 10)) == 2 * 2 * 10**3
+
+
 def test_loops_of_a_batch_turn_as_often_as_the_longest():
     def powers(x):
         return jax.vmap(lambda n: jax.lax.fori_loop(0, n, lambda _, x: x @ x, x))(jnp.array([1, 4, 2]))

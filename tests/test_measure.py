@@ -35,3 +35,25 @@ def test_a_file_that_cannot_be_read_is_moved_aside_and_what_was_measured_is_save
 
 def test_of_a_benchmark_that_never_ran_there_is_nothing(results):
     assert measure.records("speed") == measure.rows_here("speed") == []
+
+
+def test_each_allocator_has_a_process_of_its_own_and_what_it_prints_last_is_read(tmp_path, monkeypatch):
+    told = "import json, os, sys\nprint('a line that is no result')\nprint(json.dumps([os.getpid(), *sys.argv[1:]]))\n"
+    (tmp_path / "told.py").write_text(told)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = measure.by_allocator("told", "--rounds", "3")
+    assert {name: words for name, (_, *words) in found.items()} == {
+        name: ["--rounds", "3", "--allocator", name] for name in ("plain", "tuned")
+    }
+    assert len({process for process, *_ in found.values()}) == 2
+
+
+@pytest.mark.parametrize("tunable", [True, False])
+def test_what_cannot_be_tuned_is_not_measured_as_tuned(tunable, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measure, "pin", lambda: asked.append("pin"))
+    monkeypatch.setattr("minilm.allocator.tune", lambda: asked.append("tune") or tunable)
+    assert measure.settle("plain") is True
+    assert asked == ["pin"]
+    assert measure.settle("tuned") is tunable
+    assert asked == ["pin", "pin", "tune"]

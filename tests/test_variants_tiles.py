@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from minilm import backends, variants
+from minilm.layers.attention.masks import Causal
 from minilm.shapes import Tokens
 from minilm.variants import VARIANTS
 from tests import mixers
@@ -15,6 +16,10 @@ D, HEADS, T = 64, 4, 300  # more than two tiles of 128, and than most windows
 SOFTMAX = [name for name, row in VARIANTS.items() if row.family in ("softmax", "positions")]
 # Other ways from scores to weights, which take all of a query's scores; and what forgets, or tells positions anew.
 AT_ONCE = {"streaming", "sink", "soft-cap", "sigmoid", "top-k", "talking-heads", "differential", "forgetting"}
+
+
+def test_variants_ask_for_no_kernels_which_compilers_do_not_divide_over_devices():
+    assert not variants.usual(Causal()).kernels
 
 
 def test_what_is_read_at_once_is_in_the_table():

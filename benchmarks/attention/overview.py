@@ -8,9 +8,10 @@ from minilm.variants import VARIANTS
 
 SAYS = (
     "A line for each variant. What it costs is told of its usual options, at the length at which most variants were "
-    "timed; **error** is forward, against float64. **recalled** is of the task that most variants were asked, and next "
-    "to it what is recalled of the longest texts, on which none was trained; of several settings the one that learnt "
-    "most stands here, and is named. **bits** are those of a byte, read by a small language model."
+    "timed; **error** is forward, against float64. **recalled** is of the task that most variants were asked, where a "
+    "run ends at 99%, and next to it what is recalled of the longest texts, on which none was trained; of several "
+    "settings the one that learnt most stands here, and is named. **bits** are those of a byte, read by a small "
+    "language model."
 )
 COSTS = {"fwd": "ms forward", "fwdbwd": "ms with backward", "prefill": "ms prefill", "decode": "ms a token"}
 
@@ -30,8 +31,13 @@ def blocks(rows: list[dict], quality: list[dict]) -> list[str]:
 def _costs(rows):
     """Column -> variant -> text, at the longest of those lengths at which most variants were timed."""
     columns = {}
+    mixers = {group: each for group, each in views.groups(rows).items() if group.kind == "mixer"}
+    timed_there = Counter()
+    for group, each in mixers.items():
+        timed_there[group.dtype, group.device] += len(each)
+    place = max(timed_there, key=timed_there.__getitem__, default=None)  # of one line, all figures
     for mode, title in COSTS.items():
-        groups = [each for group, each in views.groups(rows).items() if (group.kind, group.mode) == ("mixer", mode)]
+        groups = [each for at, each in mixers.items() if at.mode == mode and (at.dtype, at.device) == place]
         timed = {name: each for name, each in max(groups, key=len, default={}).items() if name in VARIANTS}
         lengths = Counter(length for by_length in timed.values() for length in by_length)
         if not lengths:
@@ -59,7 +65,11 @@ def _learnt(quality):
         table = max((table for place, table in tables.items() if place[0] == texts), key=len, default={})
         for name, record in table.items():
             setting = record["row"]["variant"].partition(":")[2]
-            found = {"bits" if texts else "recalled": f"{abs(_mean(record, quality_views.score)):.3f}"}
+            found = {
+                "bits"
+                if texts
+                else f"recalled, {record['row']['task']}": f"{abs(_mean(record, quality_views.score)):.3f}"
+            }
             far = [*record["row"]["transfer"]][-1:]
             found |= {place: f"{_mean(record, lambda cell, place=place: cell['transfer'][place]):.3f}" for place in far}
             found |= {} if texts else {"setting": setting or "as usual"}

@@ -29,10 +29,10 @@ SEQUENCES = (
     "where the state does not."
 )
 TILES = (
-    "Variants of the usual softmax are computed in tiles, as `blockwise` is, where a head has more than 256 × 256 "
-    "scores. Those with another way from scores to weights (a cap, a sink, a sigmoid), with a score of their own "
-    "(forgetting), other positions (streaming) or selected blocks hold all scores at once, as `dense` does: a part of "
-    "what they cost more is what tiles would save."
+    "On a CPU, variants of the usual softmax are computed in tiles, as `blockwise` is, where a head has more than "
+    "256 × 256 scores. Those with another way from scores to weights (a cap, a sink, a sigmoid), with a score of "
+    "their own (forgetting), other positions (streaming) or selected blocks hold all scores at once, as `dense` does: "
+    "a part of what they cost more is what tiles would save."
 )
 MEASURED = {
     "fwd": "timed forward",

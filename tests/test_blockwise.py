@@ -247,6 +247,23 @@ def test_other_numbers_in_a_rule_are_not_compiled_again():
     assert attend._cache_size() == 1
 
 
+def gradient_of_a_gradient(attend):
+    q, k, v, _ = drawn(jax.random.key(9))
+
+    def total(k):
+        return jnp.sum(attend(q, k, v, Tokens.arange(T), Tokens.arange(S)) ** 2)
+
+    return jax.grad(lambda k: jnp.sum(jax.grad(total)(k) ** 2))(k)
+
+
+def test_a_second_derivative_is_refused_in_a_sentence_that_says_what_has_one():
+    with pytest.raises(
+        ValueError, match=r"no second derivative: take one that holds all scores, `Dense\(rule, bias\)`"
+    ):
+        gradient_of_a_gradient(Blockwise(Causal(), None, 4, 3))
+    assert jnp.isfinite(gradient_of_a_gradient(Dense(Causal()))).all()
+
+
 def test_the_gradient_needs_a_twentieth_of_the_room_that_all_scores_do():
     """Of temporaries, at 2048 positions of 8 heads of 64: arguments and results are the same for both, 29 MB."""
     q, k = jax.ShapeDtypeStruct((8, 1, 2048, 64), jnp.float32), jax.ShapeDtypeStruct((8, 2048, 64), jnp.float32)

@@ -28,7 +28,7 @@ from minilm.layers.attention.pallas import Pallas, pallas_attention
 from minilm.shapes import Tokens
 from tests.programs import arithmetic, dots, equations
 from tests.strategies import keys, normal, seeds
-from tests.test_blockwise import ALIBI, G, K, R, S, T, V, drawn, tokens
+from tests.test_blockwise import ALIBI, G, K, R, S, T, V, drawn, gradient_of_a_gradient, tokens
 from tests.tolerances import FORMULA, LAYER, assert_close
 
 
@@ -184,6 +184,11 @@ def test_kernels_and_their_gradients_are_compiled_for_another_platform(platform,
     lengths, where = jax.ShapeDtypeStruct((2,), jnp.int32), Tokens(numbers, numbers)
     with use_abstract_mesh(AbstractMesh((1,), ("x",), (AxisType.Auto,), abstract_device=device)):
         assert program(slopes, lengths, *arrays, where, where).mlir_module().count(f"@{call}") == 3
+
+
+def test_a_second_derivative_is_refused_as_in_tiles():
+    with pytest.raises(ValueError, match="no second derivative"):
+        gradient_of_a_gradient(Pallas(Causal()))
 
 
 def test_on_a_cpu_the_kernels_are_interpreted():

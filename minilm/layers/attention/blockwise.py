@@ -50,6 +50,8 @@ def blockwise_attention(
     Returns:
       the output `(g, r, t, v)`, in v's dtype, and the logarithm of the sum of the exponentials of each query's scores,
       `(g, r, t)`, in float32 or wider; 0 and −∞ for a query that sees nothing. Both have gradients.
+    Raises:
+      ValueError: a second derivative is asked for.
 
     Reference: `minilm.reference.attention.blockwise.blockwise_attention`. Papers: arXiv:1805.02867 (online softmax),
     arXiv:2112.05682 (in blocks), arXiv:2205.14135, arXiv:2307.08691 (flash attention).
@@ -121,6 +123,20 @@ class Blockwise:
         return blockwise_attention(q, k, v, query, key, self.rule, self.bias, **blocks)[0]
 
 
+def _once_differentiable(backward):
+    """A backward pass `(blocks, saved, d_out)` through tiles, which has no derivative itself, and says so."""
+    guarded = jax.custom_jvp(backward, nondiff_argnums=(0,))
+
+    @guarded.defjvp
+    def refuse(blocks, primals, tangents):
+        raise ValueError(
+            "Attention in tiles has a gradient and no second derivative: take one that holds all scores, "
+            "`Dense(rule, bias)` or the backend 'dense'."
+        )
+
+    return guarded
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(blocks, q, k, v, query, key, rule, bias):
     """All lengths divide by their blocks.
@@ -160,6 +176,7 @@ def _attention_forward(blocks, q, k, v, query, key, rule, bias):
     return (o, lse), (q, k, v, query, key, rule, bias, o, lse)
 
 
+@_once_differentiable
 def _attention_backward(blocks, saved, d_out):
     """One pass over the tiles that were visited, keys outside, queries inside.
 

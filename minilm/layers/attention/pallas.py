@@ -21,7 +21,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu, triton
 from jaxtyping import Array, Float
 
-from minilm.layers.attention.blockwise import _bias_gradient, _dot, _interval, _padded, _visited
+from minilm.layers.attention.blockwise import (
+    _bias_gradient,
+    _dot,
+    _interval,
+    _once_differentiable,
+    _padded,
+    _visited,
+)
 from minilm.pytrees import register
 from minilm.shapes import Tokens
 
@@ -60,6 +67,8 @@ def pallas_attention(
     Returns:
       the output `(g, r, t, v)`, in v's dtype, and the logarithm of the sum of the exponentials of each query's scores,
       `(g, r, t)`, in float32 or wider; 0 and −∞ for a query that sees nothing. Both have gradients.
+    Raises:
+      ValueError: a second derivative is asked for.
 
     Reference: `minilm.reference.attention.pallas.pallas_attention`. Papers: arXiv:2205.14135, arXiv:2307.08691.
     """
@@ -218,6 +227,7 @@ def _attention_forward(blocks, *arrays):
     return (o, lse), (arrays, o, lse)
 
 
+@_once_differentiable
 def _attention_backward(blocks, saved, d_out):
     ((q, k, v, *_, bias), o, lse), (d_o, d_lse) = saved, d_out
     g, r, t, _ = q.shape

@@ -135,12 +135,12 @@ def test_a_line_that_no_reader_of_json_takes_ends_in_a_sentence_too(line, tmp_pa
 
 
 def test_nothing_is_measured_whose_file_would_be_a_folder(tmp_path, monkeypatch, capsys):
-    for name in ("ops", "decode"):
+    for name in ("ops", "decode", "quality"):
         assert bench(monkeypatch, name, "--out", tmp_path) == 2
         assert "is a folder: name a file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["ops", "decode"])
+@pytest.mark.parametrize("name", ["ops", "decode", "quality"])
 def test_nothing_is_measured_whose_file_could_not_be_written(name, tmp_path, monkeypatch, capsys):
     file = tmp_path / "rows.jsonl"
     record.write(file, ROWS)
@@ -153,12 +153,12 @@ def test_nothing_is_measured_whose_file_could_not_be_written(name, tmp_path, mon
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks for Linux's /proc and /sys")
 @pytest.mark.parametrize("place", ["/proc/x/y.jsonl", "/sys/y.jsonl"])
-@pytest.mark.parametrize("name", ["ops", "decode", "report"])
+@pytest.mark.parametrize("name", ["ops", "decode", "report", "quality"])
 def test_a_place_that_only_seems_to_take_files_is_refused_before_anything_is_measured(
     name, place, tmp_path, monkeypatch, capsys
 ):
     record.write(tmp_path / "rows.jsonl", ROWS)
-    words = [tmp_path / "rows.jsonl"] if name == "report" else ["--variants", "chess"]
+    words = {"report": [tmp_path / "rows.jsonl"], "quality": []}.get(name, ["--variants", "chess"])
     assert bench(monkeypatch, name, *words, "--out", place) == 2
     assert f"--out: '{place}' cannot be written: " in capsys.readouterr().err
 

@@ -203,6 +203,11 @@ def with_costs(rows: list[dict], flags) -> list[dict]:
 def main(arguments: list[str]) -> int:
     """Run the cells that the file lacks, and print the table of all that it holds."""
     flags = parser().parse_args(arguments)
+    if not flags.plan and flags.views is None:
+        try:
+            options.file(str(flags.out))
+        except argparse.ArgumentTypeError as refusal:
+            raise UsageError(f"--out: {refusal}") from None
     if not flags.accelerator:
         measure.pin(flags.core)
     from benchmarks.attention import quality_plots

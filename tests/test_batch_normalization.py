@@ -16,6 +16,7 @@ from minilm.layers.batch_normalization import (
     init_batch_norm,
     init_batch_norm_state,
 )
+from minilm.reference import batch_normalization as by_loops
 from tests.strategies import seeds
 from tests.tolerances import FORMULA, LAYER, SAMPLING, assert_close
 
@@ -57,6 +58,17 @@ def test_the_momentum_is_the_weight_of_the_new_batch_and_what_is_kept_is_unbiase
         )
         assert_close(state, expected, FORMULA)
     assert_close(batch_norm_training(PARAMS, STATE, x, momentum=0.0)[0], STATE, 1)
+
+
+def test_two_rows_are_enough_for_an_unbiased_variance_by_hand_too():
+    x = rows(0, 2, 3)
+    out, pullback = jax.vjp(lambda params, state, x: batch_norm_training(params, state, x), PARAMS, STATE, x)
+    assert_close(out[0].variance, 0.9 * STATE.variance + 0.1 * x.var(0, ddof=1), FORMULA)
+    by_hand, saved = by_loops.batch_norm_training(*jax.tree.map(np.asarray, (PARAMS, STATE, x)))
+    assert_close(out, by_hand, FORMULA)
+    d_out = jax.tree.map(jnp.ones_like, out)
+    d_by_hand = by_loops.batch_norm_training_backward(saved, jax.tree.map(np.asarray, d_out))
+    assert_close(pullback(d_out), d_by_hand[:3], FORMULA)
 
 
 def test_flax_with_the_complement_of_the_momentum_gives_the_same_and_keeps_a_biased_variance():

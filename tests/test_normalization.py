@@ -94,6 +94,13 @@ def test_statistics_of_a_long_bfloat16_row_are_taken_in_float32(name):
 
 
 @every_norm
+def test_squares_that_float16_does_not_hold_are_taken_in_float32(name):
+    norm, init = NORMS[name]
+    y = norm(init(2), jnp.array([300.0, -300.0], jnp.float16))
+    assert_close(y, np.array([1.0, -1.0]), 1, jnp.float16)
+
+
+@every_norm
 @given(seed=seeds)
 def test_parameters_in_float32_suffice_for_input_of_any_dtype(name, seed):
     norm, init = NORMS[name]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.layers.position import init_learned, learned, rotary, rotary_interleaved, sinusoidal
+from minilm.layers.position import init_learned, learned, rotary, rotary_interleaved, rotate, sinusoidal
 from tests.strategies import arrays, keys, seeds
 from tests.tolerances import FORMULA, assert_close, unit_roundoff
 
@@ -87,6 +87,13 @@ def test_rotary_keeps_the_dtype_whatever_that_of_the_position(turn, dtype):
         assert jax.grad(lambda x, position=position: turn(x, position).sum())(x).dtype == dtype
 
 
+@every_layout
+def test_angles_are_rounded_as_x_is_whatever_the_dtype_of_the_position(turn):
+    x, position = heads(0, 5, 4).astype(jnp.float32), jnp.asarray(np.arange(5) * 1e4 / 3)
+    assert position.dtype == jnp.float64
+    assert jnp.array_equal(turn(x, position), turn(x, position.astype(jnp.float32)))
+
+
 @given(p=st.integers(90_000, 100_000), seed=seeds)
 def test_float32_angles_at_position_one_hundred_thousand_are_off_by_no_more_than_the_docstring_says(p, seed):
     x, position = heads(seed, 1, 64), jnp.array([p])
@@ -115,6 +122,11 @@ def test_sinusoids_are_the_papers():
 def test_an_odd_width_is_refused_in_a_sentence(turn):
     with pytest.raises(ValueError, match=r"even width was expected, but it is [35]"):
         turn()
+
+
+def test_there_is_a_frequency_for_each_pair_of_entries():
+    with pytest.raises(ValueError, match=r"each pair of 6 entries was expected, but there are 2"):
+        rotate(jnp.ones((4, 5, 6)), jnp.arange(5), jnp.ones(2))
 
 
 @given(key=keys())

@@ -60,6 +60,15 @@ def test_the_momentum_is_the_weight_of_the_new_batch_and_what_is_kept_is_unbiase
     assert_close(batch_norm_training(PARAMS, STATE, x, momentum=0.0)[0], STATE, 1)
 
 
+def test_what_float16_does_not_hold_is_computed_in_float32():
+    """Squares of 300, and a distance of 80,000 to the mean."""
+    x, state = jnp.array([[300.0], [-300.0]], jnp.float16), init_batch_norm_state(1)
+    assert_close(batch_norm_training(init_batch_norm(1), state, x)[1], np.array([[1.0], [-1.0]]), 1, jnp.float16)
+    state = BatchNormState(mean=jnp.array([-4e4], jnp.float16), variance=jnp.array([4e4], jnp.float16))
+    y = batch_norm_inference(init_batch_norm(1), state, jnp.array([[4e4]], jnp.float16))
+    assert_close(y, np.array([[400.0]]), 1, jnp.float16)
+
+
 def test_two_rows_are_enough_for_an_unbiased_variance_by_hand_too():
     x = rows(0, 2, 3)
     out, pullback = jax.vjp(lambda params, state, x: batch_norm_training(params, state, x), PARAMS, STATE, x)

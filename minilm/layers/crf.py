@@ -222,7 +222,7 @@ def _steps(scores, tags, n):
     """What a path gains at each position `(t,)`: by its tag, by coming to it, at the end by leaving; 0 in padding."""
     T, b, f, e = scores
     t, c = jnp.arange(len(e)), len(b)
-    y = jnp.where((tags >= 0) & (tags < c), tags, c)  # −1 would be the last tag; c is none, and gives NaN
+    y = jnp.where(tags >= 0, tags, c)  # −1 would be the last tag; c and beyond is none, and gives NaN
     come = jnp.append(_at(b, y[:1]), _at(T, y[:-1], y[1:]))
     return tuple(
         jnp.where(where, part, 0) for where, part in ((t < n, _at(e, t, y)), (t < n, come), (t == n - 1, _at(f, y)))

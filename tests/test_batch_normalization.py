@@ -61,12 +61,15 @@ def test_the_momentum_is_the_weight_of_the_new_batch_and_what_is_kept_is_unbiase
 
 
 def test_what_float16_does_not_hold_is_computed_in_float32():
-    """Squares of 300, and a distance of 80,000 to the mean."""
+    """Squares of 300, a distance of 80,000 to the mean, and an ε of 1e-10."""
     x, state = jnp.array([[300.0], [-300.0]], jnp.float16), init_batch_norm_state(1)
     assert_close(batch_norm_training(init_batch_norm(1), state, x)[1], np.array([[1.0], [-1.0]]), 1, jnp.float16)
     state = BatchNormState(mean=jnp.array([-4e4], jnp.float16), variance=jnp.array([4e4], jnp.float16))
     y = batch_norm_inference(init_batch_norm(1), state, jnp.array([[4e4]], jnp.float16))
     assert_close(y, np.array([[400.0]]), 1, jnp.float16)
+    still = BatchNormState(mean=jnp.zeros(1, jnp.float16), variance=jnp.zeros(1, jnp.float16))
+    y = batch_norm_inference(init_batch_norm(1), still, jnp.array([[2.0**-10]], jnp.float16), eps=1e-10)
+    assert_close(y, np.array([[2.0**-10 / 1e-5]]), 1, jnp.float16)
 
 
 def test_two_rows_are_enough_for_an_unbiased_variance_by_hand_too():

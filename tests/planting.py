@@ -178,7 +178,6 @@ class Runner:
             if mutant.path != path:
                 jax.clear_caches()  # programs of modules that are done would fill gigabytes
                 path = mutant.path
-            self.report(mutant.name, "started")
             items = sorted(filter(_covers(mutant), session.items), key=self.promise(mutant))
             compiled = Path(mutant.path).stem in COMPILED
             is_jax = "reference" not in mutant.path
@@ -192,6 +191,7 @@ class Runner:
         import jax
 
         for item in items:
+            self.report(mutant.name, "started")  # that it hangs is told from one test, which all together may outlast
             with planted(mutant):
                 if clear:
                     jax.clear_caches()

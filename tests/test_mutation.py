@@ -135,6 +135,14 @@ def test_what_is_made_under_a_mutant_and_kept_is_sound_when_it_has_left():
     assert jnp.array_equal(mixer.apply(params, x, Tokens.arange(2)), sound)
 
 
+def test_before_each_test_a_worker_says_that_it_goes_on(monkeypatch):
+    told, mutant = [], mutants_of("minilm/layers/linear.py", ROOT)[0]
+    monkeypatch.setattr(planting, "_passes", lambda item: True)
+    runner = planting.Runner([mutant], lambda *news: told.append(news), seconds=1)
+    assert runner.first_failure(mutant, ["one test", "another"], clear=False) is None
+    assert told == 2 * [(mutant.name, "started")]
+
+
 def test_no_two_mutants_share_a_name_and_every_listed_survivor_is_one_of_them_with_its_reason():
     names = [mutant.name for path in targets() for mutant in mutants_of(path, ROOT)]
     assert len(names) == len(set(names))

@@ -65,11 +65,8 @@ def _learnt(quality):
         table = max((table for place, table in tables.items() if place[0] == texts), key=len, default={})
         for name, record in table.items():
             setting = record["row"]["variant"].partition(":")[2]
-            found = {
-                "bits"
-                if texts
-                else f"recalled, {record['row']['task']}": f"{abs(_mean(record, quality_views.score)):.3f}"
-            }
+            title = "bits" if texts else f"recalled, {record['row']['task']}"
+            found = {title: f"{abs(_mean(record, quality_views.score)):.3f}"}
             far = [*record["row"]["transfer"]][-1:]
             found |= {place: f"{_mean(record, lambda cell, place=place: cell['transfer'][place]):.3f}" for place in far}
             found |= {} if texts else {"setting": setting or "as usual"}

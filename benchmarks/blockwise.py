@@ -31,7 +31,7 @@ def main():
 
 
 def all_measured(allocator):
-    if not measure.settle(allocator):
+    if not measure.pin_and_tune(allocator):
         return []
     return [
         row

@@ -37,10 +37,10 @@ def pin(cpu: int | None = None):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0)) if cpu is None else cpu})
 
 
-def settle(allocator: str) -> bool:
+def pin_and_tune(allocator: str) -> bool:
     """`pin`, and tune the C library's allocator where it is to be "tuned"; False where it cannot be.
 
-    Call it before there are arrays, for it does nothing to those that exist.
+    Call it before jax or torch is imported, as `pin`, and so before there are arrays that tuning would not reach.
     """
     pin()
     from minilm.allocator import tune

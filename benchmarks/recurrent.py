@@ -113,7 +113,7 @@ def main():
     parser.add_argument("--allocator", choices=measure.ALLOCATORS, help="measure with this one alone and print JSON")
     arguments = parser.parse_args()
     if arguments.allocator:
-        print(json.dumps(measured(arguments.rounds) if measure.settle(arguments.allocator) else []))
+        print(json.dumps(measured(arguments.rounds) if measure.pin_and_tune(arguments.allocator) else []))
         return
     found = measure.by_allocator("benchmarks.recurrent", "--rounds", str(arguments.rounds))
     rows = [{"allocator": allocator, **row} for allocator, own in found.items() for row in own]

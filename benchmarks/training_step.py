@@ -90,12 +90,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", choices=SIZES, help="only this size")
-    parser.add_argument("--allocator", choices=measure.ALLOCATORS, help="with this one alone, and print JSON")
+    parser.add_argument(
+        "--allocator", choices=measure.ALLOCATORS, help="measure --size with this one alone and print JSON"
+    )
     arguments = parser.parse_args()
     if arguments.allocator:
         if not arguments.size:
             parser.error("--allocator measures one size: say which by --size")
-        print(json.dumps(measured(arguments.size, arguments.rounds) if measure.settle(arguments.allocator) else {}))
+        print(
+            json.dumps(measured(arguments.size, arguments.rounds) if measure.pin_and_tune(arguments.allocator) else {})
+        )
         return
 
     sizes = [arguments.size] if arguments.size else list(SIZES)

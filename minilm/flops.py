@@ -117,12 +117,13 @@ def _count_while(parameters, values, turns):
     inner = _count_blindly(body, turns) + _count_blindly(condition, turns)
     first, upper = _bounds(condition.jaxpr, body.jaxpr, parameters, values)
     if inner and first and upper:
-        longest = np.max(np.asarray(upper()) - np.asarray(first()))  # of a batch, all turn until the last has ended
+        begin, end = (np.asarray(bound()).astype(object) for bound in (first, upper))  # int8 holds no 200, uint8 no −2
+        longest = np.max(end - begin)  # of a batch, all turn until the last has ended
         return max(int(longest), 0) * inner
     if inner and turns is None:
         raise ValueError(
-            "A loop of this function ends when its arguments say so, or not where it has counted to a number that is "
-            "known, so that a trace cannot tell how often it turns: give `turns`."
+            "A trace cannot tell how often a loop of this function turns, for it does not count by ones to a number "
+            "that is known: give `turns`."
         )
     return inner and turns * inner
 

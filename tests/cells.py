@@ -1,4 +1,4 @@
-"""Parameters, states and inputs for recurrent cells, drawn; and what says that two trees are the same to the bit."""
+"""Parameters, states and inputs for recurrent cells, drawn; and what says that two trees hold the same numbers."""
 
 import jax
 import jax.numpy as jnp

@@ -191,7 +191,7 @@ class Runner:
         import jax
 
         for item in items:
-            self.report(mutant.name, "started")  # that it hangs is told from one test, which all together may outlast
+            self.report(mutant.name, "started")  # anew for each test: many slow ones together hang nowhere
             with planted(mutant):
                 if clear:
                     jax.clear_caches()

@@ -48,7 +48,9 @@ def test_a_line_holds_the_cost_at_the_usual_length_and_the_setting_that_learnt_m
         ["gla", "1e-03", "256", "–", "1.02e+03", "1", "0.850", "0.212", "convolution=3", "–"],
     ]
     elsewhere = [row(name, 256, 1.0, mode="fwdbwd", kind="mixer") | {"dtype": "bfloat16"} for name in ("mla", "gla")]
+    elsewhere += [row(f"window:width={n}", 256, 1.0, kind="mixer") | {"dtype": "bfloat16"} for n in range(9)]
     assert overview.blocks(ROWS + elsewhere, QUALITY) == [says, table], "of one line, all is of one dtype"
+    assert says.endswith("Costs are those of float32 on cpu.")
     text = page.markdown(ROWS, QUALITY, {}, "a command")
     assert text.index(says) < text.index(table) < text.index("## Mixers")
 

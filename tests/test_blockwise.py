@@ -264,6 +264,19 @@ def test_a_second_derivative_is_refused_in_a_sentence_that_says_what_has_one():
     assert jnp.isfinite(gradient_of_a_gradient(Dense(Causal()))).all()
 
 
+def test_a_gradient_that_is_held_constant_needs_no_second_derivative():
+    """As in a step of gradient descent within a loss, which is differentiated where it led (MAML, to first order)."""
+    q, k, v, _ = drawn(jax.random.key(9))
+
+    def after_a_step(attend):
+        def total(k):
+            return jnp.sum(attend(q, k, v, Tokens.arange(T), Tokens.arange(S)) ** 2)
+
+        return jax.jit(jax.grad(lambda k: total(k - 0.1 * jax.lax.stop_gradient(jax.grad(total)(k)))))(k)
+
+    assert_close(after_a_step(Blockwise(Causal(), None, 4, 3)), after_a_step(Dense(Causal())), FORMULA)
+
+
 def test_the_gradient_needs_a_twentieth_of_the_room_that_all_scores_do():
     """Of temporaries, at 2048 positions of 8 heads of 64: arguments and results are the same for both, 29 MB."""
     q, k = jax.ShapeDtypeStruct((8, 1, 2048, 64), jnp.float32), jax.ShapeDtypeStruct((8, 2048, 64), jnp.float32)

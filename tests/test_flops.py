@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from minilm.flops import executed_flops
@@ -88,6 +89,17 @@ def test_a_loop_that_counts_to_what_its_condition_holds_turns_as_often(end):
         return jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, c[1] @ c[1]), (jnp.arange(2)[1], x))
 
     assert executed_flops(powers, shaped(10, 10)) == 2 * 2 * 10**3
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "turns"), [(np.uint32(5), 3, 0), (np.uint8(5), 3, 0), (np.int8(-100), 100, 200)]
+)
+def test_of_numbers_that_hold_no_difference_the_difference_is_taken(begin, end, turns):
+    def powers(x):
+        start, stop = jnp.full(2, begin)[1], begin.dtype.type(end)
+        return jax.lax.while_loop(lambda c: c[0] < stop, lambda c: (c[0] + 1, c[1] @ c[1]), (start, x))
+
+    assert executed_flops(powers, shaped(10, 10)) == turns * 2 * 10**3
 
 
 def test_loops_of_a_batch_turn_as_often_as_the_longest():

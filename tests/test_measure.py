@@ -53,7 +53,7 @@ def test_what_cannot_be_tuned_is_not_measured_as_tuned(tunable, monkeypatch):
     asked = []
     monkeypatch.setattr(measure, "pin", lambda: asked.append("pin"))
     monkeypatch.setattr("minilm.allocator.tune", lambda: asked.append("tune") or tunable)
-    assert measure.settle("plain") is True
+    assert measure.pin_and_tune("plain") is True
     assert asked == ["pin"]
-    assert measure.settle("tuned") is tunable
+    assert measure.pin_and_tune("tuned") is tunable
     assert asked == ["pin", "pin", "tune"]

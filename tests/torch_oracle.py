@@ -43,7 +43,7 @@ def attention(q, k, v, mask, bias):
 
     hidden, some = hidden_and_some(mask, bias, (*q.shape[:3], k.shape[1]))
     k, v = (x[:, None].expand(-1, q.shape[1], -1, -1) for x in (k, v))
-    # PyTorch 2.13 takes a mask of another dtype than q's, and without AVX-512 computes with other numbers than it has.
+    # PyTorch 2.13 accepts a mask of another dtype than q's, and without AVX-512 reads it wrongly.
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden.to(q.dtype)) * some
 
 

@@ -9,7 +9,7 @@ from minilm.variants import VARIANTS
 SAYS = (
     "A line for each variant. What it costs is told of its usual options, at the length at which most variants were "
     "timed; **error** is forward, against float64. **recalled** is of the task that most variants were asked, where a "
-    "run ends at 99%, and next to it what is recalled of the longest texts, on which none was trained; of several "
+    "run may end at 99%, and next to it what is recalled of the longest texts, on which none was trained; of several "
     "settings the one that learnt most stands here, and is named. **bits** are those of a byte, read by a small "
     "language model."
 )
@@ -18,26 +18,35 @@ COSTS = {"fwd": "ms forward", "fwdbwd": "ms with backward", "prefill": "ms prefi
 
 def blocks(rows: list[dict], quality: list[dict]) -> list[str]:
     """A text and a Markdown table; nothing where only what it costs, or only what it learns, is known."""
-    costs, learnt = _costs(rows), _learnt(quality)
-    if not (costs and learnt):
+    mixers, learnt = _of_one_place(rows), _learnt(quality)
+    if not (mixers and learnt):
         return []
+    costs, of = _costs(mixers), next(iter(mixers))
     columns = costs | learnt
     names = [name for name in VARIANTS if any(name in cells for cells in columns.values())]
     lines = [["variant", *columns], ["---"] * (1 + len(columns))]
     lines += [[name, *(cells.get(name, "–") for cells in columns.values())] for name in names]
-    return [SAYS, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return [
+        f"{SAYS} Costs are those of {of.dtype} on {of.device}.",
+        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+    ]
 
 
-def _costs(rows):
+def _of_one_place(rows):
+    """The groups of mixers of the dtype and device in which most variants were timed: a line compares its figures."""
+    mixers = {group: each for group, each in views.groups(rows).items() if group.kind == "mixer"}
+    timed = defaultdict(set)
+    for group, each in mixers.items():
+        timed[group.dtype, group.device] |= each.keys() & VARIANTS.keys()
+    most = max(timed, key=lambda place: len(timed[place]), default=None)
+    return {group: each for group, each in mixers.items() if (group.dtype, group.device) == most}
+
+
+def _costs(mixers):
     """Column -> variant -> text, at the longest of those lengths at which most variants were timed."""
     columns = {}
-    mixers = {group: each for group, each in views.groups(rows).items() if group.kind == "mixer"}
-    timed_there = Counter()
-    for group, each in mixers.items():
-        timed_there[group.dtype, group.device] += len(each)
-    place = max(timed_there, key=timed_there.__getitem__, default=None)  # of one line, all figures
     for mode, title in COSTS.items():
-        groups = [each for at, each in mixers.items() if at.mode == mode and (at.dtype, at.device) == place]
+        groups = [each for group, each in mixers.items() if group.mode == mode]
         timed = {name: each for name, each in max(groups, key=len, default={}).items() if name in VARIANTS}
         lengths = Counter(length for by_length in timed.values() for length in by_length)
         if not lengths:

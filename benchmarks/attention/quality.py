@@ -203,7 +203,7 @@ def with_costs(rows: list[dict], flags) -> list[dict]:
 def main(arguments: list[str]) -> int:
     """Run the cells that the file lacks, and print the table of all that it holds."""
     flags = parser().parse_args(arguments)
-    if not flags.plan and flags.views is None:
+    if not flags.plan and (flags.views is None or flags.cost is not None):  # what is only shown may lie anywhere
         try:
             options.file(str(flags.out))
         except argparse.ArgumentTypeError as refusal:

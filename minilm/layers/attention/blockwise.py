@@ -51,7 +51,7 @@ def blockwise_attention(
       the output `(g, r, t, v)`, in v's dtype, and the logarithm of the sum of the exponentials of each query's scores,
       `(g, r, t)`, in float32 or wider; 0 and −∞ for a query that sees nothing. Both have gradients.
     Raises:
-      ValueError: a second derivative is asked for.
+      ValueError: the gradient of its gradient is asked for.
 
     Reference: `minilm.reference.attention.blockwise.blockwise_attention`. Papers: arXiv:1805.02867 (online softmax),
     arXiv:2112.05682 (in blocks), arXiv:2205.14135, arXiv:2307.08691 (flash attention).
@@ -124,16 +124,19 @@ class Blockwise:
 
 
 def _once_differentiable(backward):
-    """A backward pass `(blocks, saved, d_out)` through tiles, which has no derivative itself, and says so."""
-    guarded = jax.custom_jvp(backward, nondiff_argnums=(0,))
+    """A backward pass `(blocks, saved, d_out)` through tiles, of which there is no gradient, and which says so."""
+    guarded = jax.custom_vjp(backward, nondiff_argnums=(0,))
 
-    @guarded.defjvp
-    def refuse(blocks, primals, tangents):
+    def forward(blocks, saved, d_out):
+        return backward(blocks, saved, d_out), None
+
+    def refuse(blocks, _, d):
         raise ValueError(
             "Attention in tiles has a gradient and no second derivative: take one that holds all scores, "
             "`Dense(rule, bias)` or the backend 'dense'."
         )
 
+    guarded.defvjp(forward, refuse)
     return guarded
 
 

@@ -68,7 +68,7 @@ def pallas_attention(
       the output `(g, r, t, v)`, in v's dtype, and the logarithm of the sum of the exponentials of each query's scores,
       `(g, r, t)`, in float32 or wider; 0 and −∞ for a query that sees nothing. Both have gradients.
     Raises:
-      ValueError: a second derivative is asked for.
+      ValueError: the gradient of its gradient is asked for.
 
     Reference: `minilm.reference.attention.pallas.pallas_attention`. Papers: arXiv:2205.14135, arXiv:2307.08691.
     """
